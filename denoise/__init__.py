@@ -1,0 +1,39 @@
+"""denoise: finds the wrong labels in preference data and writes a weighted dataset.
+
+The stages are functions on tables, and the commands are thin over them::
+
+    from denoise import import_data, score, em, export
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["DenoiseError", "InputError", "RunError", "em", "export", "import_data", "score"]
+
+_HOME = {
+    "import_data": "denoise.importers",
+    "score": "denoise.stages.score",
+    "em": "denoise.stages.em",
+    "export": "denoise.stages.export",
+    "DenoiseError": "denoise.errors",
+    "InputError": "denoise.errors",
+    "RunError": "denoise.errors",
+}
+
+if TYPE_CHECKING:
+    from denoise.errors import DenoiseError, InputError, RunError
+    from denoise.importers import import_data
+    from denoise.stages.em import em
+    from denoise.stages.export import export
+    from denoise.stages.score import score
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `denoise --help` does not pay for polars, numba or torch.
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'denoise' has no attribute {name!r}")

@@ -1,0 +1,118 @@
+"""What `import` makes and every other stage starts from: pairs with votes, or labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from denoise import schema, tables
+from denoise.errors import Fault, raise_any, refuse
+from denoise.tables import Provenance
+
+PAIRS_FILE = "pairs.parquet"
+VOTES_FILE = "votes.parquet"
+LABELS_FILE = "labels.parquet"
+SKIPPED_FILE = "skipped.parquet"
+
+SKIPPED_SCHEMA = {"source_row": pl.Int64, "reason": pl.String, "content": pl.String}
+"""Rows of the source that became no vote or label: which, why, and the row as JSON."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pairs with their votes, or else categorical labels, and the source rows that became neither.
+
+    `notes` are sentences for the user: what was recognised, and what is worth knowing.
+    """
+
+    provenance: Provenance
+    pairs: pl.DataFrame | None = None
+    votes: pl.DataFrame | None = None
+    labels: pl.DataFrame | None = None
+    skipped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SKIPPED_SCHEMA))
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_preference(self) -> bool:
+        """Whether these are pairs with votes, and not categorical labels."""
+        return self.pairs is not None
+
+    def preferences(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The pairs and the votes.
+
+        Raises:
+            InputError: the data are categorical labels.
+        """
+        if self.pairs is None or self.votes is None:
+            refuse("these are categorical labels, where pairs of responses with votes are needed")
+        return self.pairs, self.votes
+
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """The tables that are there, by file name."""
+        every = {
+            PAIRS_FILE: self.pairs,
+            VOTES_FILE: self.votes,
+            LABELS_FILE: self.labels,
+            SKIPPED_FILE: self.skipped if len(self.skipped) else None,
+        }
+        return {name: frame for name, frame in every.items() if frame is not None}
+
+
+def write_dataset(data: Dataset, out: Path) -> None:
+    """Write the tables into a directory of their own, all of them or none."""
+    with tables.staged_directory(out, data.provenance) as staging:
+        for name, frame in data.tables().items():
+            tables.write_table(frame, staging / name, data.provenance)
+
+
+def is_dataset(directory: Path) -> bool:
+    """Whether a directory holds the tables of `import`, or a user's own of the same names."""
+    return (directory / PAIRS_FILE).is_file() or (directory / LABELS_FILE).is_file()
+
+
+def read_dataset(directory: Path) -> Dataset:
+    """The data set in a directory that `import` made, or that holds tables of the same contract.
+
+    Raises:
+        InputError: a table is missing or departs from its contract, or they are of two runs.
+    """
+    contracts = {
+        PAIRS_FILE: schema.PAIRS,
+        VOTES_FILE: schema.VOTE_ROWS,
+        LABELS_FILE: schema.LABELS,
+    }
+    wanted = [LABELS_FILE] if not (directory / PAIRS_FILE).is_file() else [PAIRS_FILE, VOTES_FILE]
+    read = {name: tables.read_table(directory / name, contracts[name]) for name in wanted}
+    made = {directory / name: provenance for name, (_, provenance) in read.items()}
+    tables.same_run(made)
+    frames = {name: frame for name, (frame, _) in read.items()}
+    if PAIRS_FILE in frames:
+        raise_any(_orphans(frames[PAIRS_FILE], frames[VOTES_FILE], directory / VOTES_FILE))
+    provenance = next((p for p in made.values() if p is not None), None)
+    if provenance is None:
+        hashes = {name: tables.file_hash(directory / name) for name in wanted}
+        provenance = Provenance("import", inputs=hashes)
+    return Dataset(
+        provenance,
+        pairs=frames.get(PAIRS_FILE),
+        votes=frames.get(VOTES_FILE),
+        labels=frames.get(LABELS_FILE),
+    )
+
+
+def _orphans(pairs: pl.DataFrame, votes: pl.DataFrame, file: Path) -> list[Fault]:
+    rows = (~votes["pair_id"].is_in(pairs["pair_id"].implode())).arg_true()
+    if not len(rows):
+        return []
+    return [
+        Fault(
+            f"{len(rows)} vote(s) on pairs that the pairs table does not have",
+            file=file,
+            row=rows[0],
+            column="pair_id",
+            found=votes["pair_id"][rows[0]],
+            fix="import again, or add the pairs",
+        )
+    ]

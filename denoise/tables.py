@@ -1,0 +1,218 @@
+"""The only file input and output: tables with provenance, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from denoise import __version__, schema
+from denoise.errors import Fault, InputError, raise_any, refuse
+
+METADATA_KEY = "denoise"
+MANIFEST = "denoise.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a table, from which inputs (by hash) and with which settings; holds no time."""
+
+    made_by: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    version: str = __version__
+
+    @property
+    def run_id(self) -> str:
+        """The same for equal work on equal inputs, and for all tables of one run."""
+        return schema.digest(json.dumps(asdict(self), sort_keys=True, default=str)).hex()
+
+    def to_json(self) -> str:
+        """The text stored in Parquet metadata and manifests."""
+        return json.dumps(
+            {**asdict(self), "run_id": self.run_id}, sort_keys=True, indent=1, default=str
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Provenance:
+        """The provenance that `to_json` wrote."""
+        data = json.loads(text)
+        data.pop("run_id", None)
+        return cls(**data)
+
+
+def without_credentials(source: str) -> str:
+    """A URL without user, password, query and fragment; hub tokens in any text are blotted out."""
+    if "://" in source:
+        parts = urlsplit(source)
+        source = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return re.sub(r"\b(hf|sk|ghp|api)[_-][A-Za-z0-9_-]{8,}", "***", source)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of the sorted names and bytes of a directory's files."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return schema.digest(*(f"{p.relative_to(path)}={file_hash(p)}" for p in files)).hex()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its name when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(frame: pl.DataFrame, path: Path, provenance: Provenance) -> None:
+    """Write a Parquet table whole or not at all, with its provenance in the metadata."""
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, metadata={METADATA_KEY: provenance.to_json()})
+
+
+def read_provenance(path: Path) -> Provenance | None:
+    """What the Parquet file's metadata says made it; None for a user's own table."""
+    metadata = _parquet(path).schema_arrow.metadata or {}
+    text = metadata.get(METADATA_KEY.encode())
+    return Provenance.from_json(text.decode()) if text else None
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        refuse("there is no such file", file=path, fix="check the path")
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
+
+
+def read_table(path: Path, contract: schema.Contract) -> tuple[pl.DataFrame, Provenance | None]:
+    """A table that keeps its contract, and its provenance (None for a user's own table).
+
+    Raises:
+        InputError: the file is missing, cut short, or departs from its contract.
+    """
+    provenance = read_provenance(path)
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        refuse("the Parquet file cannot be read", file=path, found=str(error), fix="write it again")
+    if contract is schema.VOTE_ROWS and "vote_id" not in frame.columns:
+        frame = frame.with_row_index("vote_id").with_columns(pl.col("vote_id").cast(pl.Int64))
+    raise_any(schema.faults(frame, contract, path))
+    return frame, provenance
+
+
+def read_manifest(directory: Path) -> Provenance | None:
+    """What made a directory, from its manifest; None where there is no readable one."""
+    try:
+        return Provenance.from_json((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def check_out(out: Path, made_by: str) -> None:
+    """Refuse an output directory that is neither empty nor an earlier output of the same command.
+
+    Called before the work starts, so that hours are not lost to a name.
+    """
+    if out.is_file():
+        refuse("is a file, where a directory is to be written", file=out, fix="give another --out")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    manifest = read_manifest(out)
+    if manifest is None or manifest.made_by != made_by:
+        maker = f"was made by `denoise {manifest.made_by}`" if manifest else "is not empty"
+        refuse(
+            f"the directory {maker}, and `denoise {made_by}` would replace it",
+            file=out,
+            fix="give another --out, or remove it",
+        )
+
+
+@contextlib.contextmanager
+def staged_directory(out: Path, provenance: Provenance) -> Iterator[Path]:
+    """A sibling directory that takes the place of `out` when the block ends without an error.
+
+    What a killed command left beside `out` is removed first. The manifest is written last.
+    """
+    check_out(out, provenance.made_by)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging, retired = (out.parent / f".{out.name}.{what}" for what in ("new", "old"))
+    if retired.exists() and not out.exists():  # killed between the two renames below
+        retired.rename(out)
+    for leftover in (staging, retired):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        write_text(provenance.to_json() + "\n", staging / MANIFEST)
+        for path in staging.rglob("*"):
+            _sync(path)
+        _sync(staging)
+        if out.exists():
+            out.rename(retired)
+        staging.rename(out)
+        _sync(out.parent)
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def same_run(provenances: Mapping[Path, Provenance | None]) -> None:
+    """Refuse tables of one directory that different runs made; tables without provenance pass."""
+    known = {path: p for path, p in provenances.items() if p is not None}
+    if len({p.run_id for p in known.values()}) > 1:
+        raise InputError(
+            *(
+                Fault(
+                    f"made by run {p.run_id[:12]} of `denoise {p.made_by}`, the others by another",
+                    file=path,
+                    fix="run that command again, so that its tables belong together",
+                )
+                for path, p in known.items()
+            )
+        )
