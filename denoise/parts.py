@@ -1,0 +1,59 @@
+"""Finished pieces of a long job, kept beside its output so that a killed command continues."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+
+from denoise import tables
+from denoise.errors import refuse
+from denoise.tables import Provenance
+
+
+class Parts:
+    """A directory of finished pieces, `NAME-00000.parquet` and so on, all of one provenance.
+
+    Raises:
+        InputError: the directory holds pieces of other inputs or settings.
+    """
+
+    def __init__(self, directory: Path, provenance: Provenance) -> None:
+        self.directory = directory
+        self.provenance = provenance
+        kept = tables.read_manifest(directory)
+        if kept is not None and kept.run_id != provenance.run_id:
+            changed = _changes(kept, provenance)
+            refuse(
+                f"holds the unfinished work of a run with other {changed}",
+                file=directory,
+                fix="repeat that command to finish it, remove the directory, or give another --out",
+            )
+        if kept is None and directory.exists() and any(directory.glob("*.parquet")):
+            refuse("is not unfinished work of denoise", file=directory, fix="give another --out")
+        if kept is None:
+            directory.mkdir(parents=True, exist_ok=True)
+            tables.write_text(provenance.to_json() + "\n", directory / tables.MANIFEST)
+
+    def read(self, name: str) -> list[pl.DataFrame]:
+        """The finished pieces of that name."""
+        files = sorted(self.directory.glob(f"{name}-*.parquet"))
+        return [pl.read_parquet(file, glob=False) for file in files]
+
+    def add(self, name: str, frame: pl.DataFrame) -> None:
+        """Keep one more piece."""
+        number = len(list(self.directory.glob(f"{name}-*.parquet")))
+        file = self.directory / f"{name}-{number:05d}.parquet"
+        tables.write_table(frame, file, self.provenance)
+
+    def remove(self) -> None:
+        """Remove the pieces, once their whole is written."""
+        shutil.rmtree(self.directory)
+
+
+def _changes(kept: Provenance, wanted: Provenance) -> str:
+    names = []
+    for mine, theirs in ((wanted.inputs, kept.inputs), (wanted.settings, kept.settings)):
+        names += [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+    return ", ".join(sorted(set(names))) or "denoise version"

@@ -1,0 +1,40 @@
+"""Progress of long work on the terminal: done, rate and time left; nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Update = Callable[[int, int], None]
+
+
+@contextmanager
+def scoring_progress(label: str, pairs: int, tokens: int, shown: bool) -> Iterator[Update]:
+    """A progress bar over tokens; the function it gives takes the pairs and tokens just done."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda _pairs, _tokens: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    done = [0, 0]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=tokens, rate="")
+
+        def update(new_pairs: int, new_tokens: int) -> None:
+            done[0] += new_pairs
+            done[1] += new_tokens
+            elapsed = max(progress.tasks[task].elapsed or 0.0, 1e-9)
+            rate = f"{done[0]:,}/{pairs:,} pairs, {done[0] / elapsed:,.1f} pairs/s, "
+            rate += f"{done[1] / elapsed:,.0f} tokens/s"
+            progress.update(task, completed=done[1], rate=rate)
+
+        yield update

@@ -1,0 +1,146 @@
+"""Which model is meant, what identifies it, and how it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denoise import schema, tables
+from denoise.errors import RunError, refuse
+
+_CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that can be loaded: `identity` changes with its weights, tokenizer or template.
+
+    `directory` is local; `gguf` names a file in it; `base` is the model that an adapter extends.
+    """
+
+    name: str
+    directory: Path
+    identity: str
+    gguf: str | None = None
+    base: ModelSource | None = None
+
+    def tokenizer_options(self, trust_remote_code: bool) -> dict[str, Any]:
+        """The keywords for transformers' `from_pretrained`."""
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        return options | ({"gguf_file": self.gguf} if self.gguf else {})
+
+
+def resolve(name: str, announce: Callable[[str], None] = lambda _: None) -> ModelSource:
+    """Find a model: a directory, a PEFT adapter's directory, a `.gguf` file, or a hub id.
+
+    `announce` is told which base model an adapter names before that is followed.
+
+    Raises:
+        InputError: nothing of that name, or what is there is no model.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            refuse("is a file, and not a .gguf model", file=path, fix="give a model's directory")
+        return ModelSource(path.name, path.parent, tables.file_hash(path), gguf=path.name)
+    if path.is_dir():
+        return _directory(path.resolve().name, path, _identity(path), announce)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        refuse("there is no such model", file=name, fix="give a directory, a .gguf or a hub id")
+    snapshot = _download(name)
+    return _directory(name, snapshot, snapshot.name, announce)
+
+
+def _directory(
+    name: str, path: Path, identity: str, announce: Callable[[str], None]
+) -> ModelSource:
+    adapter = path / "adapter_config.json"
+    if adapter.is_file():
+        base_name = _json(adapter).get("base_model_name_or_path")
+        if not isinstance(base_name, str) or not base_name:
+            refuse(
+                "the adapter names no base model", file=adapter, column="base_model_name_or_path"
+            )
+        announce(f"{name} is an adapter; its base model is {base_name}")
+        base = resolve(base_name, announce)
+        identity = schema.digest(identity, base.identity).hex()
+        return ModelSource(name, path, identity, base=base)
+    if not (path / "config.json").is_file():
+        fix = "give the directory that save_pretrained wrote"
+        refuse("the directory holds no config.json", file=path, fix=fix)
+    return ModelSource(name, path, identity)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        refuse("is not JSON", file=path, found=str(error), fix="write it again")
+
+
+def _identity(path: Path) -> str:
+    files = sorted({file for pattern in _CONTENT for file in path.glob(pattern)})
+    return schema.digest(*(f"{file.name}={tables.file_hash(file)}" for file in files)).hex()
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(_CONTENT)))
+    except HFValidationError:
+        refuse("neither a local directory nor a hub id", found=repo, fix="check the name")
+    except Exception as error:  # the hub client raises many kinds, network errors among them
+        reason = tables.without_credentials(str(error)).splitlines()[0]
+        refuse(
+            f"there is no local model '{repo}', and it could not be fetched from the hub",
+            found=reason,
+            fix="check the name and the connection, or give a local directory",
+        )
+
+
+def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model; an adapter without one of its own has its base's."""
+    from transformers import AutoTokenizer
+
+    options = source.tokenizer_options(trust_remote_code)
+    if source.base and not (source.directory / "tokenizer_config.json").is_file():
+        return load_tokenizer(source.base, trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(source.directory, **options)
+    except Exception as error:
+        refuse("its tokenizer cannot be loaded", file=source.directory, found=str(error))
+
+
+def load_model(source: ModelSource, dtype: str, device: str, trust_remote_code: bool) -> Any:
+    """The causal language model in evaluation mode, an adapter merged into its base.
+
+    Raises:
+        RunError: the weights cannot be loaded (cut short, no safetensors, another architecture).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if source.base:
+        return _merged(source, load_model(source.base, dtype, device, trust_remote_code))
+    options = source.tokenizer_options(trust_remote_code)
+    options |= {} if source.gguf else {"use_safetensors": True}
+    wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.directory, dtype=wanted, **options)
+    except Exception as error:
+        raise RunError(f"{source.directory}: the model cannot be loaded: {error}") from error
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _merged(source: ModelSource, base: Any) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base, source.directory).merge_and_unload().eval()
+    except Exception as error:
+        raise RunError(f"{source.directory}: the adapter cannot be merged: {error}") from error

@@ -1,0 +1,344 @@
+"""Scoring: pairs in, log-probs of both responses under the policy and the reference out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from denoise import schema, tables
+from denoise.dataset import Dataset
+from denoise.errors import refuse
+from denoise.parts import Parts
+from denoise.progress import scoring_progress
+from denoise.tables import Provenance
+from denoise.tokenise import RULES, Skip, TokenPair, tokenise
+
+if TYPE_CHECKING:
+    from denoise.scorers import Scorer
+    from denoise.scorers.models import ModelSource
+
+BACKENDS = ("auto", "transformers")
+TRUNCATE = ("none", "keep-start")
+MAX_LENGTH = 1024
+"""TRL's own default (DPOConfig.max_length)."""
+
+KEEP_SECONDS = 10.0
+"""How much finished work a kill may cost."""
+
+SKIPPED_SCHEMA = {
+    "pair_id": pl.String,
+    "reason": pl.String,
+    "prompt_tokens": pl.Int64,
+    "a_tokens": pl.Int64,
+    "b_tokens": pl.Int64,
+}
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What the numbers depend on; `device` and `trust_remote_code` only say how to get them."""
+
+    tokenize: str = "trl-dpo"
+    max_length: int = MAX_LENGTH
+    truncate: str = "none"
+    dtype: str = "auto"
+    batch_tokens: int | None = None
+    limit: int | None = None
+    shard: tuple[int, int] | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    def check(self, backend: str) -> None:
+        """Refuse settings that mean nothing, all at once."""
+        from denoise.errors import Fault, raise_any
+
+        wrong = []
+        for option, value, known in (
+            ("--backend", backend, BACKENDS),
+            ("--tokenize", self.tokenize, tuple(RULES)),
+            ("--truncate", self.truncate, TRUNCATE),
+            ("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
+        ):
+            if value not in known:
+                wrong.append(
+                    Fault(f"{option} is unknown", found=value, fix=f"give {' or '.join(known)}")
+                )
+        for option, number in (
+            ("--max-length", self.max_length),
+            ("--limit", self.limit),
+            ("--batch-tokens", self.batch_tokens),
+        ):
+            if number is not None and number < 1:
+                wrong.append(Fault(f"{option} must be at least 1", found=number))
+        if self.shard and not 0 <= self.shard[0] < self.shard[1]:
+            fix = "give i/n with i from 0 to n - 1"
+            wrong.append(
+                Fault("--shard is out of range", found="/".join(map(str, self.shard)), fix=fix)
+            )
+        raise_any(wrong)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The `scores` table, the pairs that were not scored with their reasons, and their origin."""
+
+    scores: pl.DataFrame
+    skipped: pl.DataFrame
+    provenance: Provenance
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scoring run would do: `pairs` are the token ids of the rows that are scored."""
+
+    ids: list[str]
+    pairs: list[TokenPair]
+    skipped: pl.DataFrame
+    provenance: Provenance
+    policy: ModelSource
+    reference: ModelSource | None
+    settings: ScoreSettings
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all rows, prompts counted once a pair."""
+        return sum(len(p.prompt) + len(p.a) + len(p.b) for p in self.pairs)
+
+
+def score(
+    data: Dataset,
+    *,
+    policy: str,
+    reference: str | None = None,
+    backend: str = "auto",
+    settings: ScoreSettings | None = None,
+    work: Path | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+    progress: bool = False,
+) -> Scores:
+    """Log-probs of both responses of each pair under the policy and the reference.
+
+    A model is a hub id, a directory, a PEFT adapter's directory, or a `.gguf` file. Policy and
+    reference are loaded one after the other, never both. With `work`, finished batches are kept in
+    that directory, and a repeated call continues from them; the caller removes it.
+
+    Raises:
+        InputError: labels instead of pairs, no such model, or finished work of other settings.
+        RunError: a model cannot be loaded, or a pair does not fit into memory.
+    """
+    planned = plan(data, policy, reference, backend, settings or ScoreSettings(), announce)
+    parts = Parts(work, planned.provenance) if work else None
+    frame = pl.DataFrame({"pair_id": planned.ids})
+    tokens = [(p.a_tokens, p.b_tokens) for p in planned.pairs]
+    for role, source in (("policy", planned.policy), ("ref", planned.reference)):
+        if source is None:
+            logps = np.full((len(tokens), 2), np.nan)
+        else:
+            logps = _score_model(planned, role, source, parts, announce, progress)
+        for side, column in enumerate(("a", "b")):
+            series = pl.Series(f"{role}_{column}_logps", logps[:, side], dtype=pl.Float64)
+            frame = frame.with_columns(series.fill_nan(None))
+    counts = np.array(tokens, dtype=np.int64).reshape(-1, 2)
+    frame = frame.with_columns(
+        pl.Series("a_tokens", counts[:, 0]), pl.Series("b_tokens", counts[:, 1])
+    )
+    return Scores(frame, planned.skipped, planned.provenance, notes(planned))
+
+
+def plan(
+    data: Dataset,
+    policy: str,
+    reference: str | None,
+    backend: str,
+    settings: ScoreSettings,
+    announce: Callable[[str], None],
+) -> Plan:
+    """Resolve the models, choose the pairs, and cut them into tokens."""
+    settings.check(backend)
+    pairs, _ = data.preferences()
+    from denoise.scorers.models import load_tokenizer, resolve
+
+    policy_source = resolve(policy, announce)
+    reference_source = resolve(reference, announce) if reference else None
+    tokenizer = load_tokenizer(policy_source, settings.trust_remote_code)
+    if reference_source:
+        other = load_tokenizer(reference_source, settings.trust_remote_code)
+        if other.get_vocab() != tokenizer.get_vocab():
+            refuse(
+                f"{reference_source.name} and {policy_source.name} have different vocabularies",
+                fix="the reference is the model that the policy was trained from",
+            )
+    provenance = _provenance(pairs, policy_source, reference_source, settings)
+    chosen = pairs.head(settings.limit) if settings.limit else pairs
+    if settings.shard:
+        index, count = settings.shard
+        chosen = chosen.gather_every(count, offset=index)
+    ids, kept, skipped = _tokenise(chosen, tokenizer, settings)
+    return Plan(ids, kept, skipped, provenance, policy_source, reference_source, settings)
+
+
+def _provenance(
+    pairs: pl.DataFrame,
+    policy: ModelSource,
+    reference: ModelSource | None,
+    settings: ScoreSettings,
+) -> Provenance:
+    inputs = {"pairs": schema.pairs_hash(pairs), "policy": policy.identity}
+    if reference:
+        inputs["reference"] = reference.identity
+    return Provenance(
+        "score",
+        inputs,
+        {
+            "policy": tables.without_credentials(policy.name),
+            "reference": tables.without_credentials(reference.name) if reference else None,
+            "tokenize": settings.tokenize,
+            "max_length": settings.max_length,
+            "truncate": settings.truncate,
+            "dtype": settings.dtype,
+            "batch_tokens": settings.batch_tokens,
+            "limit": settings.limit,
+            "shard": list(settings.shard) if settings.shard else None,
+        },
+    )
+
+
+def _tokenise(
+    pairs: pl.DataFrame, tokenizer: object, settings: ScoreSettings
+) -> tuple[list[str], list[TokenPair], pl.DataFrame]:
+    ids, kept, skipped = [], [], []
+    columns = ("prompt", "response_a", "response_b")
+    for batch in pairs.iter_slices(_ROWS):
+        cut = tokenise(
+            tokenizer,
+            batch.select(columns).rows(),
+            settings.tokenize,
+            settings.max_length,
+            settings.truncate == "keep-start",
+        )
+        for pair_id, pair in zip(batch["pair_id"].cast(pl.String), cut, strict=True):
+            if isinstance(pair, Skip):
+                skipped.append((pair_id, *pair))
+            else:
+                ids.append(pair_id)
+                kept.append(pair)
+    return ids, kept, pl.DataFrame(skipped, schema=SKIPPED_SCHEMA, orient="row")
+
+
+def open_scorer(source: ModelSource, settings: ScoreSettings) -> Scorer:
+    """The scorer of a backend with its model loaded."""
+    from denoise.scorers.transformers import TransformersScorer
+
+    return TransformersScorer(
+        source,
+        dtype=settings.dtype,
+        device=settings.device,
+        batch_tokens=settings.batch_tokens,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _score_model(
+    planned: Plan,
+    role: str,
+    source: ModelSource,
+    parts: Parts | None,
+    announce: Callable[[str], None],
+    progress: bool,
+) -> np.ndarray:
+    """Log-probs [pairs, 2] of one model, from finished parts where there are any."""
+    pairs = planned.pairs
+    logps = np.full((len(pairs), 2), np.nan)
+    for part in parts.read(role) if parts else ():
+        logps[part["row"].to_numpy()] = part.select("a", "b").to_numpy()
+    if len(pairs) == 0 or not np.isnan(logps).any():
+        return logps
+    scorer = open_scorer(source, planned.settings)
+    try:
+        layout = scorer.choose_layout(pairs)
+        if layout != "shared":
+            announce(f"{source.name}: prompts are computed twice; it does not bear a block mask")
+        # The batches are those of the whole job, whatever a kill has left: equal runs give
+        # equal numbers.
+        todo = [b for b in scorer.batches(pairs) if np.isnan(logps[b]).any()]
+        _run(scorer, role, source.name, pairs, todo, logps, parts, progress)
+    finally:
+        scorer.close()
+    return logps
+
+
+def _run(
+    scorer: Scorer,
+    role: str,
+    name: str,
+    pairs: Sequence[TokenPair],
+    todo: list[np.ndarray],
+    logps: np.ndarray,
+    parts: Parts | None,
+    progress: bool,
+) -> None:
+    sizes = [
+        sum(len(p.prompt) + len(p.a) + len(p.b) for p in map(pairs.__getitem__, b)) for b in todo
+    ]
+    finished: list[np.ndarray] = []
+    kept = time.monotonic()
+    label = f"{role} {name}"
+    with scoring_progress(label, sum(map(len, todo)), sum(sizes), progress) as update:
+        for number, (batch, size) in enumerate(zip(todo, sizes, strict=True)):
+            logps[batch] = scorer.score([pairs[row] for row in batch])
+            finished.append(batch)
+            update(len(batch), size)
+            last = number == len(todo) - 1
+            if parts and (last or time.monotonic() - kept > KEEP_SECONDS):
+                rows = np.concatenate(finished)
+                parts.add(
+                    role, pl.DataFrame({"row": rows, "a": logps[rows, 0], "b": logps[rows, 1]})
+                )
+                finished, kept = [], time.monotonic()
+
+
+def notes(planned: Plan) -> tuple[str, ...]:
+    """What the user should know of a plan: pairs that are skipped, by reason, and the mend."""
+    said = []
+    for reason, count in planned.skipped["reason"].value_counts(sort=True, parallel=False).rows():
+        said.append(f"{count:,} pair(s) not scored: {reason}")
+    if said and planned.settings.truncate == "none":
+        said.append("--max-length N raises the limit; --truncate keep-start cuts as TRL does")
+    if planned.reference is None:
+        said.append("no --reference: the scores serve SimPO and CPO margins, not DPO and IPO")
+    return tuple(said)
+
+
+def score_file(out: Path, shard: tuple[int, int] | None) -> Path:
+    """Where a run writes its scores: `out`, or a numbered file beside it for one shard of many."""
+    if shard is None:
+        return out
+    return out.with_name(f"{out.stem}-{shard[0]:05d}-of-{shard[1]:05d}{out.suffix}")
+
+
+def check_scores_out(path: Path) -> None:
+    """Refuse to replace a file that `score` did not make."""
+    if path.is_dir():
+        refuse("is a directory, where a file is to be written", file=path, fix="give a .parquet")
+    if path.exists():
+        made = tables.read_provenance(path)
+        if made is None or made.made_by != "score":
+            refuse("was not made by `denoise score`", file=path, fix="give another --out")
+
+
+def write_scores(result: Scores, path: Path) -> None:
+    """Write the scores, and the pairs that have none beside them, the scores last."""
+    skipped = path.with_name(f"{path.stem}.skipped{path.suffix}")
+    if len(result.skipped):
+        tables.write_table(result.skipped, skipped, result.provenance)
+    else:
+        skipped.unlink(missing_ok=True)
+    tables.write_table(result.scores, path, result.provenance)

@@ -1,0 +1,194 @@
+"""Pairs as token ids, cut by the rule of the trainer that will see them.
+
+A log-prob is only worth what its tokens are worth: the policy is trained on the ids that its
+trainer makes, so those are the ids that are scored. Two rules are known, both of TRL 1.16:
+
+`trl-dpo`  `DPOTrainer`: text gets the EOS text appended and the default special tokens; chat goes
+           through the template; a response starts where prompt and prompt + response diverge, on
+           the earlier of the two sides. (trl/trainer/dpo_trainer.py, `_prepare_dataset`)
+`trl-cpo`  `trl.experimental.cpo.CPOTrainer`, also for SimPO: chat is rendered to text, no special
+           tokens, then BOS and EOS are forced; each side has its own start.
+           (trl/experimental/cpo/cpo_trainer.py, `tokenize_row`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from denoise.errors import refuse
+
+Ids = list[int]
+Content = str | list[dict[str, Any]]
+
+
+class TokenPair(NamedTuple):
+    """One pair as ids: `prompt` is what both sides share, `a` and `b` are what follows it.
+
+    The first `a_skip` (`b_skip`) of a side belong to its prompt and are not scored.
+    """
+
+    prompt: Ids
+    a: Ids
+    b: Ids
+    a_skip: int = 0
+    b_skip: int = 0
+
+    @property
+    def a_tokens(self) -> int:
+        """How many tokens of a have a log-prob: a first token without any context has none."""
+        return max(len(self.a) - max(self.a_skip, not self.prompt), 0)
+
+    @property
+    def b_tokens(self) -> int:
+        """The same for b."""
+        return max(len(self.b) - max(self.b_skip, not self.prompt), 0)
+
+
+class Skip(NamedTuple):
+    """A pair that is not scored: why, and how long its prompt and sides are in tokens."""
+
+    reason: str
+    prompt_tokens: int
+    a_tokens: int
+    b_tokens: int
+
+
+def common_prefix(*sequences: Sequence[Any]) -> int:
+    """The number of leading elements that all sequences share."""
+    length = min(map(len, sequences))
+    first = sequences[0]
+    for index in range(length):
+        if any(other[index] != first[index] for other in sequences[1:]):
+            return index
+    return length
+
+
+def tokenise(
+    tokenizer: Any,
+    rows: Sequence[tuple[Content, Content, Content]],
+    rule: str,
+    max_length: int,
+    truncate: bool,
+) -> list[TokenPair | Skip]:
+    """Token ids of each (prompt, a, b), or the reason why that pair is not scored.
+
+    `max_length` counts prompt + response tokens. With `truncate` an over-long response loses its
+    end, as TRL's `keep_start` does, and an over-long prompt is still skipped, as TRL drops it.
+
+    Raises:
+        InputError: the data are chat messages and the tokenizer has no chat template.
+    """
+    pairs = RULES[rule](tokenizer, rows)
+    return [_fit(pair, max_length, truncate) for pair in pairs]
+
+
+def _fit(pair: TokenPair | Skip, max_length: int, truncate: bool) -> TokenPair | Skip:
+    if isinstance(pair, Skip):
+        return pair
+    prompt, a, b, a_skip, b_skip = pair
+
+    def skip(reason: str) -> Skip:
+        prompt_tokens = len(prompt) + min(a_skip, b_skip)
+        return Skip(reason, prompt_tokens, len(a) - a_skip, len(b) - b_skip)
+
+    if len(prompt) + max(a_skip, b_skip) >= max_length:
+        return skip(f"the prompt alone fills max_length {max_length}")
+    room = max_length - len(prompt)
+    if max(len(a), len(b)) > room and not truncate:
+        return skip(f"prompt and response exceed max_length {max_length}")
+    pair = TokenPair(prompt, a[:room], b[:room], a_skip, b_skip)
+    if not pair.a_tokens or not pair.b_tokens:
+        side = "a" if not pair.a_tokens else "b"
+        return skip(f"response {side} has no token to score")
+    return pair
+
+
+def _chat(rows: Sequence[tuple[Content, Content, Content]]) -> bool:
+    return bool(rows) and not isinstance(rows[0][1], str)
+
+
+def _render(
+    tokenizer: Any, rows: Sequence[tuple[Content, Content, Content]]
+) -> Iterator[list[str]]:
+    """The chat template's text of prompt, prompt + a and prompt + b."""
+    if not getattr(tokenizer, "chat_template", None):
+        refuse(
+            "the data are chat messages, and the policy's tokenizer has no chat template",
+            fix="score with the instruct model, or import the data as text",
+        )
+    for prompt, a, b in rows:
+        yield [
+            tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True),
+            tokenizer.apply_chat_template([*prompt, *a], tokenize=False),
+            tokenizer.apply_chat_template([*prompt, *b], tokenize=False),
+        ]
+
+
+def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[Ids]:
+    return tokenizer(texts, add_special_tokens=special, return_attention_mask=False)["input_ids"]
+
+
+def _trl_dpo(
+    tokenizer: Any, rows: Sequence[tuple[Content, Content, Content]]
+) -> Iterator[TokenPair]:
+    if _chat(rows):
+        texts = [text for row in _render(tokenizer, rows) for text in row]
+        encoded = _encode(tokenizer, texts, special=False)
+    else:
+        end = tokenizer.eos_token or ""
+        texts = []
+        for prompt, a, b in rows:
+            texts += [prompt, *(prompt + (r if r.endswith(end) else r + end) for r in (a, b))]
+        encoded = _encode(tokenizer, texts, special=True)
+    for start in range(0, len(encoded), 3):
+        prompt, full_a, full_b = encoded[start : start + 3]
+        cut = min(common_prefix(prompt, full_a), common_prefix(prompt, full_b))
+        yield TokenPair(prompt[:cut], full_a[cut:], full_b[cut:])
+
+
+def _trl_cpo(
+    tokenizer: Any, rows: Sequence[tuple[Content, Content, Content]]
+) -> Iterator[TokenPair | Skip]:
+    if _chat(rows):
+        texts = []
+        for prompt, full_a, full_b in _render(tokenizer, rows):
+            texts += [prompt[: common_prefix(prompt, full_a, full_b)], full_a, full_b]
+    else:
+        texts = [text for prompt, a, b in rows for text in (prompt, prompt + a, prompt + b)]
+    encoded = _encode(tokenizer, texts, special=False)
+    for start in range(0, len(encoded), 3):
+        yield _cpo_pair(tokenizer, *encoded[start : start + 3])
+
+
+def _cpo_pair(tokenizer: Any, prompt: Ids, full_a: Ids, full_b: Ids) -> TokenPair | Skip:
+    # A merge across the boundary moves a response's start back by one token, as in TRL.
+    starts = [len(prompt) - (full[: len(prompt)] != prompt) for full in (full_a, full_b)]
+    heads = full_a[: starts[0]], full_b[: starts[1]]
+    changed = sum(x != y for x, y in zip(*heads, strict=False))
+    if min(len(full_a), len(full_b)) < len(prompt) or changed > 1:
+        reason = "TRL's CPO trainer stops at this pair: tokens merge across the prompt's end"
+        return Skip(reason, len(prompt), len(full_a) - len(prompt), len(full_b) - len(prompt))
+    sides = []
+    for full, start in zip((full_a, full_b), starts, strict=True):
+        head, tail = full[:start], full[start:]
+        if tokenizer.bos_token_id is not None and head[:1] != [tokenizer.bos_token_id]:
+            head = [tokenizer.bos_token_id, *head]
+        if tokenizer.eos_token_id is not None and tail[-1:] != [tokenizer.eos_token_id]:
+            tail = [*tail, tokenizer.eos_token_id]
+        sides.append((head, tail))
+    (head_a, tail_a), (head_b, tail_b) = sides
+    shared = common_prefix(head_a, head_b)
+    return TokenPair(
+        head_a[:shared],
+        head_a[shared:] + tail_a,
+        head_b[shared:] + tail_b,
+        len(head_a) - shared,
+        len(head_b) - shared,
+    )
+
+
+RULES: dict[str, Callable[..., Iterator[TokenPair | Skip]]] = {
+    "trl-dpo": _trl_dpo,
+    "trl-cpo": _trl_cpo,
+}
