@@ -1,0 +1,290 @@
+"""What a model says about each vote: margins from scores, or from a user's own column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from denoise import losses, noise, schema, tables
+from denoise.dataset import Dataset
+from denoise.errors import Fault, raise_any, refuse
+from denoise.tables import Provenance
+
+_TRAINERS = {
+    "trl-dpo": ("DPO", frozenset({"dpo", "ipo"})),
+    "trl-cpo": ("CPO", frozenset({"simpo", "cpo"})),
+}
+"""The trainer whose tokenisation each rule is, and the losses that trainer has."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """margin: Δ of a over b for every vote, in nats, null where there is none.
+
+    `settings` and `inputs` go into the provenance; `notes` are sentences for the user.
+    """
+
+    margin: pl.Series
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def no_evidence(votes: pl.DataFrame) -> Evidence:
+    """A margin of 0 for every vote."""
+    return Evidence(pl.repeat(0.0, len(votes), eager=True), {"evidence": "none"})
+
+
+def from_scores(
+    pairs: pl.DataFrame,
+    votes: pl.DataFrame,
+    scores: pl.DataFrame,
+    provenance: Provenance | None,
+    *,
+    loss: str,
+    beta: float | None,
+    gamma: float | None,
+    per_token: bool,
+) -> Evidence:
+    """The margins of a loss (see `denoise.losses`) from log-probs.
+
+    Raises:
+        InputError: the scores depart from their contract, are of other pairs (by hash, or by pair
+            id), lack the reference the loss needs, or a setting is out of range.
+    """
+    raise_any(schema.faults(scores, schema.SCORES, "scores"))
+    settings = _loss_settings(loss, beta, gamma, per_token)
+    _check_pairs(pairs, scores, provenance)
+    columns = ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps")
+    logps = losses.PairLogps(
+        *(scores[name].cast(pl.Float64).to_numpy() for name in (*columns, "a_tokens", "b_tokens"))
+    )
+    delta = losses.margin(
+        loss,
+        logps,
+        beta=settings["beta"],
+        gamma=settings.get("gamma"),
+        per_token=settings.get("per_token", True),
+    )
+    by_pair = pl.DataFrame({"pair_id": scores["pair_id"].cast(pl.String), "margin": delta})
+    margin = votes.join(by_pair, on="pair_id", how="left", maintain_order="left")["margin"]
+    inputs = {"scores": provenance.run_id if provenance else _values_hash(votes, margin)}
+    return Evidence(margin, settings, inputs, _tokenisation_note(loss, provenance))
+
+
+def from_column(
+    data: Dataset, pairs: pl.DataFrame, votes: pl.DataFrame, name: str, *, is_prob: bool
+) -> Evidence:
+    """The user's own margin (nats), or probability that the first response is the better one.
+
+    A column of `votes` is about the first response of the source row against the second: chosen
+    against rejected where the data's provenance says `first: chosen`, else a against b, or b
+    against a where the boolean column `swapped` of `votes` says so. A column of `pairs` is about
+    a against b. Empty values are votes without a margin. A probability of 0 or 1 counts as
+    `noise.EDGE` off, so that its log-odds are finite.
+
+    Raises:
+        InputError: there is no such column of numbers, or a value is out of range.
+    """
+    table = "votes" if name in votes.columns else "pairs"
+    source = votes if table == "votes" else pairs
+    if name not in source.columns:
+        numeric = [n for f in (votes, pairs) for n in f.columns if f[n].dtype.is_numeric()]
+        fix = f"columns of numbers are {', '.join(numeric)}"
+        refuse("neither the votes nor the pairs have this column", column=name, fix=fix)
+    values, notes = _checked_values(source[name], table, is_prob)
+    if table == "pairs":
+        by_pair = pl.DataFrame({"pair_id": pairs["pair_id"].cast(pl.String), "margin": values})
+        margin = votes.join(by_pair, on="pair_id", how="left", maintain_order="left")["margin"]
+    else:
+        margin = votes.select(values * _first_is_a(data, votes)).to_series()
+    settings = {"evidence": "prob" if is_prob else "margin", "column": name, "table": table}
+    return Evidence(margin, settings, {"margin": _values_hash(votes, margin)}, notes)
+
+
+def _first_is_a(data: Dataset, votes: pl.DataFrame) -> pl.Expr:
+    """+1 where the source row's first response is a, −1 where it is b; null for an untold tie."""
+    if data.provenance.settings.get("first") == "chosen":
+        return pl.col("vote").replace_strict({"a": 1.0, "b": -1.0}, default=None)
+    if "swapped" in votes.columns:
+        return pl.when(pl.col("swapped").fill_null(False)).then(-1.0).otherwise(1.0)
+    return pl.lit(1.0)
+
+
+def _checked_values(
+    values: pl.Series, table: str, is_prob: bool
+) -> tuple[pl.Series, tuple[str, ...]]:
+    """The column as margins, and a note on the probabilities that are exactly 0 or 1."""
+    name = values.name
+    if not values.dtype.is_numeric():
+        fix = "give a column of numbers"
+        refuse("wrong type", file=table, column=name, found=str(values.dtype), fix=fix)
+    values = values.cast(pl.Float64)
+    wrong = (~values.is_finite()).fill_null(False)
+    if is_prob:
+        wrong |= (~values.is_between(0.0, 1.0)).fill_null(False)
+    if wrong.any():
+        row = wrong.arg_true()[0]
+        what = "not probabilities" if is_prob else "not finite"
+        fix = "leave a value empty where there is none"
+        problem = f"{int(wrong.sum())} value(s) that are {what}"
+        refuse(problem, file=table, row=row, column=name, found=values[row], fix=fix)
+    if not is_prob:
+        return values, ()
+    edge = int(values.is_in([0.0, 1.0]).sum())
+    note = (
+        f"{edge:,} value(s) of {name} are exactly 0 or 1; they count as log-odds of "
+        f"±{noise.log_odds(np.float64(1.0)):.1f}, which hardly any annotator can outweigh"
+    )
+    odds = pl.Series(noise.log_odds(values.to_numpy()), nan_to_null=True)
+    return odds, (note,) if edge else ()
+
+
+def _check_pairs(pairs: pl.DataFrame, scores: pl.DataFrame, provenance: Provenance | None) -> None:
+    made_for = provenance.inputs.get("pairs") if provenance else None
+    if made_for is not None and made_for != schema.pairs_hash(pairs):
+        refuse(
+            "the scores are stale: they were made for other pairs than these data hold",
+            file="scores",
+            fix="run `denoise score` on these data again",
+        )
+    known = pairs["pair_id"].cast(pl.String).implode()
+    foreign = (~scores["pair_id"].cast(pl.String).is_in(known)).arg_true()
+    if len(foreign):
+        refuse(
+            f"{len(foreign)} score(s) of pairs that the data do not have",
+            file="scores",
+            row=foreign[0],
+            column="pair_id",
+            found=scores["pair_id"][foreign[0]],
+            fix="run `denoise score` on these data",
+        )
+
+
+def _loss_settings(
+    loss: str, beta: float | None, gamma: float | None, per_token: bool
+) -> dict[str, Any]:
+    """What of the settings the loss uses, with defaults filled in."""
+    if loss not in losses.LOSSES:
+        refuse("unknown loss", found=loss, fix=f"it is one of {', '.join(losses.LOSSES)}")
+    beta = losses.BETA[loss] if beta is None else beta
+    found = []
+    if not (math.isfinite(beta) and beta > 0):
+        found.append(Fault("beta is out of range", found=beta, fix="give a number above 0"))
+    if gamma is not None and loss != "simpo":
+        found.append(Fault(f"gamma means nothing to the loss {loss}", fix="it is SimPO's"))
+    elif gamma is not None and not (math.isfinite(gamma) and gamma >= 0):
+        found.append(Fault("gamma is out of range", found=gamma, fix="give 0 or more"))
+    if not per_token and loss != "ipo":
+        found.append(Fault(f"ipo_sum means nothing to the loss {loss}", fix="it is IPO's"))
+    raise_any(found)
+    settings: dict[str, Any] = {"evidence": "scores", "loss": loss, "beta": float(beta)}
+    if loss == "simpo":
+        settings["gamma"] = losses.GAMMA if gamma is None else float(gamma)
+    if loss == "ipo":
+        settings["per_token"] = per_token
+    return settings
+
+
+def _tokenisation_note(loss: str, provenance: Provenance | None) -> tuple[str, ...]:
+    rule = provenance.settings.get("tokenize") if provenance else None
+    if rule not in _TRAINERS or loss in _TRAINERS[rule][1]:
+        return ()
+    other = next(name for name in _TRAINERS if name != rule)
+    return (
+        f"the scores are tokenised as TRL's {_TRAINERS[rule][0]} trainer does it, and {loss} is a "
+        f"loss of its {_TRAINERS[other][0]} trainer, which sets other special tokens: its "
+        f"log-probs and lengths differ; `denoise score --tokenize {other}` gives the matching ones",
+    )
+
+
+def _values_hash(votes: pl.DataFrame, margin: pl.Series) -> str:
+    """The identity of evidence that brings no provenance: its values, by vote."""
+    ordered = margin[votes["vote_id"].arg_sort()].cast(pl.Float64).fill_null(math.nan)
+    return schema.digest(ordered.to_numpy().astype("<f8").tobytes().hex()).hex()
+
+
+def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance | None]:
+    """The scores of one file, or of all shards of one `score --shard i/n` job, joined.
+
+    A path that is not a file stands for the shards beside it, `NAME-00000-of-00004.parquet` and so
+    on. The provenance is that of the whole job; None for a user's own files.
+
+    Raises:
+        InputError: a shard is missing, given twice or of another job, or pairs are repeated.
+    """
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    files = [file for path in given for file in _shard_files(path)]
+    if not files:
+        refuse("no scores are given", fix="give the file that `denoise score` wrote")
+    read = [tables.read_table(file, schema.SCORES) for file in files]
+    whole = _whole_job(files, [provenance for _, provenance in read])
+    columns = [
+        pl.col(c.name).cast({"text": pl.String, "int": pl.Int64}.get(c.kind, pl.Float64))
+        for c in schema.SCORES.columns
+    ]
+    joined = pl.concat([frame.select(columns) for frame, _ in read])
+    again = (~joined["pair_id"].is_first_distinct()).arg_true()
+    if len(again):
+        file_of = np.repeat(np.arange(len(files)), [len(frame) for frame, _ in read])
+        pair = joined["pair_id"][again[0]]
+        first = (joined["pair_id"] == pair).arg_true()[0]
+        refuse(
+            f"{len(again)} pair(s) are scored again, the first of them in "
+            f"{files[file_of[first]].name} too",
+            file=files[file_of[again[0]]],
+            column="pair_id",
+            found=pair,
+            fix="give each pair's scores once",
+        )
+    return joined, whole
+
+
+def _shard_files(path: Path) -> list[Path]:
+    if path.exists():
+        return [path]
+    return sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")) or [path]
+
+
+def _whole_job(files: list[Path], made: list[Provenance | None]) -> Provenance | None:
+    """The provenance of the job whose shards these are, once it is sure that all are there."""
+    if all(provenance is None for provenance in made):
+        return None
+    whole: Provenance | None = None
+    counts: set[int] = set()
+    seen: dict[int, Path] = {}
+    for file, provenance in zip(files, made, strict=True):
+        if provenance is None:
+            refuse("says not what made it, the other scores do", file=file, fix="score it again")
+        index, count = provenance.settings.get("shard") or (0, 1)
+        job = replace(provenance, settings={**provenance.settings, "shard": None})
+        whole = whole or job
+        if job.run_id != whole.run_id or (counts and count not in counts):
+            changed = _differences(whole, job) or f"shards of {count} and of {counts.pop()}"
+            problem = f"its scores are of another job than {files[0].name}: {changed}"
+            refuse(problem, file=file, fix="join shards of one job only")
+        if index in seen:
+            refuse(f"holds the same shard as {seen[index].name}", file=file, fix="give it once")
+        counts.add(count)
+        seen[index] = file
+    missing = sorted(set(range(count)) - set(seen))
+    if missing:
+        listed = ", ".join(f"{index}/{count}" for index in missing[:10])
+        refuse(
+            f"{len(missing)} of the {count} shards of its job are missing: {listed}",
+            file=files[0],
+            fix=f"run `denoise score --shard {missing[0]}/{count}`, or give its file too",
+        )
+    return whole
+
+
+def _differences(one: Provenance, other: Provenance) -> str:
+    mine, theirs = ({**p.inputs, **p.settings, "version": p.version} for p in (one, other))
+    names = sorted(k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k))
+    return f"other {', '.join(names)}" if names else ""
