@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -46,10 +45,6 @@ class Parts:
         number = len(list(self.directory.glob(f"{name}-*.parquet")))
         file = self.directory / f"{name}-{number:05d}.parquet"
         tables.write_table(frame, file, self.provenance)
-
-    def remove(self) -> None:
-        """Remove the pieces, once their whole is written."""
-        shutil.rmtree(self.directory)
 
 
 def _changes(kept: Provenance, wanted: Provenance) -> str:

@@ -243,6 +243,14 @@ def canonical(content: object) -> str:
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
+def content_text(content: object) -> str:
+    """A prompt or response as one text to read: messages with their roles."""
+    if isinstance(content, str):
+        return content
+    messages = content if isinstance(content, list) else [content]
+    return " ".join(f"{m.get('role')}: {m.get('content')}" for m in messages)
+
+
 def digest(*parts: str) -> bytes:
     """128 bits of SHA-256 over length-prefixed parts, so that no two lists of parts collide."""
     state = hashlib.sha256()

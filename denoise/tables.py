@@ -115,7 +115,7 @@ def write_table(frame: pl.DataFrame, path: Path, provenance: Provenance) -> None
 
 def read_provenance(path: Path) -> Provenance | None:
     """What the Parquet file's metadata says made it; None for a user's own table."""
-    metadata = _parquet(path).schema_arrow.metadata or {}
+    metadata = _parquet(path).metadata.metadata or {}
     text = metadata.get(METADATA_KEY.encode())
     return Provenance.from_json(text.decode()) if text else None
 

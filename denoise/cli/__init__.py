@@ -1,12 +1,52 @@
-"""The `denoise` command: one file a command, each thin over its stage."""
+"""The `denoise` command: a file a command, each thin over its stage."""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
-from denoise.cli.app import app
+from denoise.errors import DenoiseError
+from denoise.plain import plain
 
 
-def main() -> None:
-    """Run the command; errors made on purpose are one message and an exit status."""
-    sys.exit(app())
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command; what goes wrong is said in a line a fault, and in the exit status.
+
+    0 is success, 1 a run that failed, 2 input that is wrong, 130 an interrupt.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    quiet_libraries()
+    from denoise.cli.app import app
+
+    try:
+        app(arguments, prog_name="denoise", standalone_mode=True)
+    except DenoiseError as error:
+        if debug:
+            raise
+        for line in str(error).splitlines():
+            print(f"denoise: error: {plain(line)}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("denoise: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        what = plain(f"{type(error).__name__}: {error}", 300)
+        print(f"denoise: failed: {what} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def quiet_libraries() -> None:
+    """Keep the bars and notices of the libraries out of the command's own output."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "true"),
+    ):
+        os.environ.setdefault(name, value)

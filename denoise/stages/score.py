@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import polars as pl
 
 from denoise import schema, tables
 from denoise.dataset import Dataset
-from denoise.errors import refuse
+from denoise.errors import Fault, raise_any, refuse
 from denoise.parts import Parts
 from denoise.progress import scoring_progress
 from denoise.tables import Provenance
@@ -57,8 +58,6 @@ class ScoreSettings:
 
     def check(self, backend: str) -> None:
         """Refuse settings that mean nothing, all at once."""
-        from denoise.errors import Fault, raise_any
-
         wrong = []
         for option, value, known in (
             ("--backend", backend, BACKENDS),
@@ -108,6 +107,17 @@ class Plan:
     settings: ScoreSettings
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know: pairs that are skipped, by reason, and the mend."""
+        reasons = self.skipped["reason"].value_counts(sort=True).rows()
+        said = [f"{count:,} pair(s) not scored: {reason}" for reason, count in reasons]
+        if said and self.settings.truncate == "none":
+            said.append("--max-length N raises the limit; --truncate keep-start cuts as TRL does")
+        if self.reference is None:
+            said.append("no --reference: the scores serve SimPO and CPO margins, not DPO and IPO")
+        return tuple(said)
+
+    @property
     def tokens(self) -> int:
         """Tokens in all rows, prompts counted once a pair."""
         return sum(len(p.prompt) + len(p.a) + len(p.b) for p in self.pairs)
@@ -135,22 +145,31 @@ def score(
         RunError: a model cannot be loaded, or a pair does not fit into memory.
     """
     planned = plan(data, policy, reference, backend, settings or ScoreSettings(), announce)
+    return run(planned, work, announce, progress)
+
+
+def run(
+    planned: Plan,
+    work: Path | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+    progress: bool = False,
+) -> Scores:
+    """Score what was planned; the arguments and errors are those of `score`."""
     parts = Parts(work, planned.provenance) if work else None
-    frame = pl.DataFrame({"pair_id": planned.ids})
-    tokens = [(p.a_tokens, p.b_tokens) for p in planned.pairs]
+    frame = pl.DataFrame({"pair_id": planned.ids}, schema={"pair_id": pl.String})
     for role, source in (("policy", planned.policy), ("ref", planned.reference)):
         if source is None:
-            logps = np.full((len(tokens), 2), np.nan)
+            logps = np.full((len(planned.pairs), 2), np.nan)
         else:
             logps = _score_model(planned, role, source, parts, announce, progress)
-        for side, column in enumerate(("a", "b")):
-            series = pl.Series(f"{role}_{column}_logps", logps[:, side], dtype=pl.Float64)
-            frame = frame.with_columns(series.fill_nan(None))
-    counts = np.array(tokens, dtype=np.int64).reshape(-1, 2)
+        for side, letter in enumerate("ab"):
+            column = pl.Series(f"{role}_{letter}_logps", logps[:, side], dtype=pl.Float64)
+            frame = frame.with_columns(column.fill_nan(None))
     frame = frame.with_columns(
-        pl.Series("a_tokens", counts[:, 0]), pl.Series("b_tokens", counts[:, 1])
+        pl.Series("a_tokens", [pair.a_tokens for pair in planned.pairs], dtype=pl.Int64),
+        pl.Series("b_tokens", [pair.b_tokens for pair in planned.pairs], dtype=pl.Int64),
     )
-    return Scores(frame, planned.skipped, planned.provenance, notes(planned))
+    return Scores(frame, planned.skipped, planned.provenance, planned.notes)
 
 
 def plan(
@@ -305,18 +324,6 @@ def _run(
                 finished, kept = [], time.monotonic()
 
 
-def notes(planned: Plan) -> tuple[str, ...]:
-    """What the user should know of a plan: pairs that are skipped, by reason, and the mend."""
-    said = []
-    for reason, count in planned.skipped["reason"].value_counts(sort=True, parallel=False).rows():
-        said.append(f"{count:,} pair(s) not scored: {reason}")
-    if said and planned.settings.truncate == "none":
-        said.append("--max-length N raises the limit; --truncate keep-start cuts as TRL does")
-    if planned.reference is None:
-        said.append("no --reference: the scores serve SimPO and CPO margins, not DPO and IPO")
-    return tuple(said)
-
-
 def score_file(out: Path, shard: tuple[int, int] | None) -> Path:
     """Where a run writes its scores: `out`, or a numbered file beside it for one shard of many."""
     if shard is None:
@@ -332,6 +339,30 @@ def check_scores_out(path: Path) -> None:
         made = tables.read_provenance(path)
         if made is None or made.made_by != "score":
             refuse("was not made by `denoise score`", file=path, fix="give another --out")
+
+
+def is_written(path: Path, planned: Plan) -> bool:
+    """Whether the file is the whole result of the same inputs and settings."""
+    made = tables.read_provenance(path) if path.exists() else None
+    return made is not None and made.run_id == planned.provenance.run_id
+
+
+def score_to_file(
+    planned: Plan,
+    path: Path,
+    announce: Callable[[str], None] = lambda _: None,
+    progress: bool = False,
+) -> Scores:
+    """Score what was planned into a file; killed and called again, it continues.
+
+    Finished batches are kept in a directory beside the file until it is written.
+    """
+    check_scores_out(path)
+    work = path.with_name(f"{path.name}.parts")
+    result = run(planned, work, announce, progress)
+    write_scores(result, path)
+    shutil.rmtree(work)
+    return result
 
 
 def write_scores(result: Scores, path: Path) -> None:

@@ -1,0 +1,78 @@
+"""The commands and the options that several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Find the wrong labels in preference data, and write a weighted dataset.\n\n"
+    "import → score → em → export; `denoise demo` shows them on a small set.",
+)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A directory that `denoise import` made, or anything that it understands.",
+        show_default=False,
+    ),
+]
+Map = Annotated[
+    list[str],
+    typer.Option(
+        "--map", metavar="ROLE=COLUMN", help="Read ROLE (chosen, annotator, …) from COLUMN."
+    ),
+]
+Aspect = Annotated[str, typer.Option(help="The question, where annotators answered several.")]
+Split = Annotated[str | None, typer.Option(help="The split of a dataset from the hub or on disk.")]
+Texts = Annotated[Path | None, typer.Option(help="The table of texts that long votes refer to.")]
+
+
+def import_options(
+    map_: Sequence[str], aspect: str, split: str | None, texts: Path | None
+) -> dict[str, Any]:
+    """The keywords for `import_data` from the options that every command with DATA has.
+
+    Raises:
+        InputError: a --map that is not ROLE=COLUMN.
+    """
+    from denoise.errors import Fault, raise_any
+
+    wrong = [
+        Fault("--map is not ROLE=COLUMN", found=pair, fix="for instance --map chosen=better")
+        for pair in map_
+        if not all(pair.partition("="))
+    ]
+    raise_any(wrong)
+    columns = {role: column for role, _, column in (pair.partition("=") for pair in map_)}
+    return {"columns": columns or None, "aspect": aspect, "split": split, "texts": texts}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from denoise import __version__
+
+        typer.echo(f"denoise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Options of the command as a whole; `--debug` may stand anywhere (see `main`)."""
+
+
+# Each module adds its command to `app`; the order is that of the help.
+from denoise.cli import import_, score, em, export  # noqa: E402, F401, I001

@@ -1,0 +1,55 @@
+"""What the commands print: sentences, and tables of values from data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from denoise.plain import plain
+
+
+def say(text: str) -> None:
+    """Print one line to standard output, control and bidirectional characters stripped."""
+    print(plain(text), flush=True)
+
+
+def command(*words: object) -> str:
+    """A command line as one types it, the words quoted where they need it."""
+    import shlex
+
+    return " ".join(shlex.quote(str(word)) for word in words)
+
+
+def next_step(*words: object) -> None:
+    """Print the command to type next."""
+    print(f"\nnext: {plain(command(*words))}", flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; columns whose name starts with `>` are set to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        right = name.startswith(">")
+        text_wraps = name.endswith("…")
+        shown.add_column(
+            name.strip(">…"),
+            justify="right" if right else "left",
+            no_wrap=not text_wraps,
+            overflow="fold" if text_wraps else "ellipsis",
+        )
+    for row in rows:
+        shown.add_row(*(Text(plain(str(value))) for value in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 110
+    print()
+    console.print(shown)
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with a digit, or a dash."""
+    return "–" if share is None else f"{100 * share:.1f} %"

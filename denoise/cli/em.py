@@ -1,0 +1,141 @@
+"""`denoise em`: a confidence per label and a reliability per annotator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from denoise.cli import app as shared
+
+if TYPE_CHECKING:
+    from denoise.dataset import Dataset
+    from denoise.stages.em import EMResult
+
+TEXT_WIDTH = 90
+
+
+@shared.app.command()
+def em(
+    source: shared.Source,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="What `denoise score` wrote; shards of one run are joined."),
+    ] = None,
+    loss: Annotated[str, typer.Option(help="dpo, ipo, simpo or cpo.")] = "dpo",
+    beta: Annotated[float | None, typer.Option(help="The loss's β; the trainer's default.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="SimPO's γ; the trainer's default.")] = None,
+    ipo_sum: Annotated[
+        bool, typer.Option("--ipo-sum", help="The paper's sum for IPO, not TRL's token mean.")
+    ] = False,
+    margin: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Your own margin: first response minus second."),
+    ] = None,
+    prob: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Your own probability of the first response."),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="paper: RE-PO as published.")] = "paper",
+    schedule: Annotated[
+        str, typer.Option(help="full (Eq. 6, to convergence) or ema (Eq. 7, mini-batches).")
+    ] = "full",
+    eta0: Annotated[float, typer.Option(help="Reliability before the first step.")] = 0.9,
+    alpha: Annotated[float, typer.Option(help="ema: the moving average's step.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(help="ema: votes in a mini-batch.")] = 64,
+    epochs: Annotated[int, typer.Option(help="ema: passes over the votes.")] = 1,
+    seed: Annotated[int, typer.Option(help="ema: the order of the votes.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="full: stop when no η moves more.")] = 1e-6,
+    max_iterations: Annotated[int, typer.Option(help="full: stop there at the latest.")] = 2000,
+    show: Annotated[int, typer.Option(help="How many annotators and labels to print.")] = 10,
+    out: Annotated[Path, typer.Option(help="The directory to write.")] = Path("em"),
+    map_: shared.Map = (),
+    aspect: shared.Aspect = "overall",
+    split: shared.Split = None,
+    texts: shared.Texts = None,
+) -> None:
+    """Infer each label's confidence and each annotator's reliability."""
+    from denoise import tables
+    from denoise.cli.console import next_step, say
+    from denoise.importers import import_data
+    from denoise.stages import em as stage
+
+    tables.check_out(out, "em")
+    data = import_data(source, **shared.import_options(map_, aspect, split, texts))
+    frame, provenance = stage.join_scores(scores) if scores else (None, None)
+    result = stage.em(
+        data,
+        frame,
+        loss=loss,
+        beta=beta,
+        gamma=gamma,
+        ipo_sum=ipo_sum,
+        mode=mode,
+        schedule=schedule,
+        eta0=eta0,
+        alpha=alpha,
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=seed,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        margin_column=margin,
+        prob_column=prob,
+        scores_provenance=provenance,
+    )
+    stage.write_em(result, out)
+    for note in result.notes:
+        say(note)
+    print_annotators(result, show)
+    print_doubtful(data, result, show)
+    say(f"wrote {out}: confidences, annotators, trace, summary.json")
+    several = result.confidences["pair_posterior"].null_count() > 0
+    rows = ["--rows", "votes"] if several else []
+    next_step("denoise", "export", source, out, *rows, "--format", "hf", "--out", "weighted")
+
+
+def print_annotators(result: EMResult, show: int) -> None:
+    """Print the least reliable annotators."""
+    from denoise.cli.console import percent, table
+
+    worst = result.annotators.sort("reliability", "annotator_id", nulls_last=True)
+    rows = [
+        (
+            row["annotator_id"],
+            percent(row["reliability"]),
+            _interval(row["reliability_low"], row["reliability_high"]),
+            f"{row['n_votes']:,}",
+            percent(row["agreement"]),
+            ", ".join(row["flags"]),
+        )
+        for row in worst.head(show).iter_rows(named=True)
+    ]
+    columns = ("annotator", ">reliability", ">95 % interval", ">votes", ">agreement", "flags…")
+    table(f"Least reliable of {len(worst):,} annotators", columns, rows)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f} %"
+
+
+def print_doubtful(data: Dataset, result: EMResult, show: int) -> None:
+    """Print the most doubtful labels with their texts cut to fit."""
+    import polars as pl
+
+    from denoise.cli.console import table
+    from denoise.plain import plain
+    from denoise.schema import content_text
+
+    pairs, _ = data.preferences()
+    worst = result.confidences.filter(pl.col("confidence").is_not_null())
+    worst = worst.sort("confidence", "vote_id").head(show)
+    worst = worst.join(pairs.select("pair_id", "prompt", "response_a", "response_b"), on="pair_id")
+    rows = []
+    for row in worst.sort("confidence", "vote_id").iter_rows(named=True):
+        chosen, rejected = ("a", "b") if row["vote"] == "a" else ("b", "a")
+        texts = (row["prompt"], row[f"response_{chosen}"], row[f"response_{rejected}"])
+        cut = [plain(content_text(text), TEXT_WIDTH) for text in texts]
+        rows.append((row["vote_id"], f"{row['confidence']:.3f}", row["annotator_id"], *cut))
+    columns = (">vote", ">confidence", "annotator", "prompt…", "chosen…", "rejected…")
+    table("Most doubtful labels", columns, rows)

@@ -1,0 +1,43 @@
+"""`denoise import`: any preference data to pairs and votes, any labels to labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from denoise.cli import app as shared
+
+
+@shared.app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A file (JSONL, JSON, CSV, Parquet; gzip, zstd), a saved dataset, or a hub id.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The directory to write.", show_default=False)],
+    map_: shared.Map = (),
+    aspect: shared.Aspect = "overall",
+    split: shared.Split = None,
+    texts: shared.Texts = None,
+) -> None:
+    """Read data of any common form into tables of pairs and votes."""
+    from denoise import tables
+    from denoise.cli.console import next_step, say
+    from denoise.dataset import write_dataset
+    from denoise.importers import import_data
+
+    tables.check_out(out, "import")
+    data = import_data(source, **shared.import_options(map_, aspect, split, texts))
+    write_dataset(data, out)
+    for note in data.notes:
+        say(note)
+    for name, frame in data.tables().items():
+        say(f"wrote {out / name}: {len(frame):,} rows")
+    if data.is_preference:
+        next_step("denoise", "score", out, "--policy", "MODEL", "--out", "scores.parquet")

@@ -1,0 +1,129 @@
+"""`denoise score`: log-probs of both responses of each pair."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from denoise.cli import app as shared
+
+if TYPE_CHECKING:
+    from denoise.stages.score import Plan
+
+
+@shared.app.command()
+def score(
+    source: shared.Source,
+    policy: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="A hub id, a directory, a PEFT adapter's directory, or a .gguf file.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("scores.parquet"),
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="What the policy was trained from (DPO, IPO)."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto or transformers.")] = "auto",
+    tokenize: Annotated[
+        str, typer.Option(help="Whose token ids: trl-dpo, or trl-cpo (CPO and SimPO trainers).")
+    ] = "trl-dpo",
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt + response.")] = 1024,
+    truncate: Annotated[
+        str, typer.Option(help="An over-long response: none skips the pair, keep-start cuts it.")
+    ] = "none",
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto (float32 on the CPU, else the checkpoint's), float32, bfloat16."),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Padded tokens in a batch; by the device where not given.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Score the first N pairs only.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Score part I of N (from 0), for array jobs.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    map_: shared.Map = (),
+    aspect: shared.Aspect = "overall",
+    split: shared.Split = None,
+    texts: shared.Texts = None,
+) -> None:
+    """Score both responses of each pair with policy and reference."""
+    from denoise.cli.console import next_step, say
+    from denoise.importers import import_data
+    from denoise.stages import score as stage
+
+    settings = stage.ScoreSettings(
+        tokenize=tokenize,
+        max_length=max_length,
+        truncate=truncate,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        limit=limit,
+        shard=_shard(shard),
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    settings.check(backend)
+    path = stage.score_file(out, settings.shard)
+    stage.check_scores_out(path)
+    data = import_data(source, **shared.import_options(map_, aspect, split, texts))
+    planned = stage.plan(data, policy, reference, backend, settings, say)
+    for note in planned.notes:
+        say(note)
+    if dry_run:
+        _dry_run(planned)
+        return
+    if stage.is_written(path, planned):
+        say(f"{path} is there already, from the same inputs and settings")
+    else:
+        result = stage.score_to_file(planned, path, announce=say, progress=True)
+        say(f"wrote {path}: {len(result.scores):,} pairs, {len(result.skipped):,} skipped")
+    loss = "dpo" if reference else "simpo"
+    next_step("denoise", "em", source, "--scores", out, "--loss", loss, "--out", "em")
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    from denoise.errors import refuse
+
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        refuse("--shard is not I/N", found=text, fix="for instance --shard 0/4")
+    return int(index), int(count)
+
+
+def _dry_run(planned: Plan) -> None:
+    from denoise.cli.console import say
+    from denoise.stages.score import open_scorer
+
+    say(f"{len(planned.pairs):,} pairs, {planned.tokens:,} tokens with each prompt once")
+    say(f"{len(planned.skipped):,} pairs would be skipped")
+    if not planned.pairs:
+        return
+    scorer = open_scorer(planned.policy, planned.settings)
+    scorer.choose_layout(planned.pairs)
+    batches = scorer.batches(planned.pairs)
+    batch = [planned.pairs[row] for row in batches[len(batches) // 2][:16]]
+    scorer.score(batch)  # the first batch pays for warming up
+    start = time.perf_counter()
+    scorer.score(batch)
+    rate = sum(len(p.prompt) + len(p.a) + len(p.b) for p in batch) / (time.perf_counter() - start)
+    scorer.close()
+    models = 2 if planned.reference else 1
+    seconds = models * planned.tokens / rate
+    say(f"about {rate:,.0f} tokens/s here, so {seconds / 60:,.1f} minutes for {models} model(s)")

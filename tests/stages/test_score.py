@@ -1,0 +1,348 @@
+"""The scoring stage: layouts, resuming, shards, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+
+from denoise import tables
+from denoise.dataset import Dataset, write_dataset
+from denoise.errors import InputError, RunError
+from denoise.schema import pairs_hash
+from denoise.stages.score import (
+    Scores,
+    ScoreSettings,
+    check_scores_out,
+    plan,
+    run,
+    score,
+    score_file,
+    score_to_file,
+    write_scores,
+)
+from denoise.tables import Provenance
+
+WORDS = ["a mouse", "is", "larger", "than the horse", "kind", "apples", "naïve", "北京", "🙂"]
+
+
+def make(n: int, seed: int = 0) -> Dataset:
+    draw = random.Random(seed)
+
+    def text(longest: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(1, longest)))
+
+    pairs = pl.DataFrame(
+        {
+            "pair_id": [f"p{i}" for i in range(n)],
+            "prompt": [text(30) for _ in range(n)],
+            "response_a": [text(20) for _ in range(n)],
+            "response_b": [text(20) for _ in range(n)],
+        }
+    )
+    votes = pl.DataFrame(
+        {
+            "vote_id": range(n),
+            "pair_id": pairs["pair_id"],
+            "annotator_id": "all",
+            "vote": "a",
+        }
+    )
+    return Dataset(Provenance("import"), pairs=pairs, votes=votes)
+
+
+def planned(data, policy, reference=None, **settings):
+    return plan(
+        data,
+        str(policy),
+        str(reference) if reference else None,
+        "auto",
+        ScoreSettings(**settings),
+        lambda _: None,
+    )
+
+
+def test_shared_and_plain_rows_and_the_models_own_head_agree(policy_dir):
+    from denoise.scorers.models import resolve
+    from denoise.scorers.transformers import TransformersScorer
+
+    pairs = planned(make(40), policy_dir).pairs
+    scorer = TransformersScorer(resolve(str(policy_dir)))
+    assert scorer.choose_layout(pairs) == "shared"
+    results = {}
+    for layout in ("shared", "plain", "full"):
+        scorer.layout = layout
+        results[layout] = scorer.score(pairs)
+    np.testing.assert_allclose(results["shared"], results["full"], rtol=1e-5)
+    np.testing.assert_allclose(results["plain"], results["full"], rtol=1e-5)
+
+
+def test_logps_equal_a_sum_over_single_rows_in_float64(policy_dir):
+    """Each side alone, no batch, no mask: log softmax of the float64 logits, summed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    work = planned(make(5), policy_dir)
+    actual = run(work).scores
+    model = AutoModelForCausalLM.from_pretrained(policy_dir, dtype="float64").eval()
+    for row, pair in enumerate(work.pairs):
+        for side, ids in (("a", pair.a), ("b", pair.b)):
+            with torch.no_grad():
+                logits = model(torch.tensor([pair.prompt + ids])).logits[0]
+            logps = logits.log_softmax(-1)[len(pair.prompt) - 1 : -1]
+            expected = logps.gather(1, torch.tensor(ids)[:, None]).sum().item()
+            assert actual[f"policy_{side}_logps"][row] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_result_does_not_depend_on_the_batch_size_and_keeps_the_inputs_order(policy_dir):
+    data = make(60)
+    small = score(data, policy=str(policy_dir), settings=ScoreSettings(batch_tokens=64)).scores
+    large = score(data, policy=str(policy_dir), settings=ScoreSettings(batch_tokens=4096)).scores
+    assert small["pair_id"].to_list() == data.pairs["pair_id"].to_list()
+    np.testing.assert_allclose(
+        small["policy_a_logps"].to_numpy(), large["policy_a_logps"].to_numpy(), rtol=1e-5
+    )
+
+
+def test_windowed_attention_is_scored_in_plain_rows(tmp_path, policy_dir):
+    """A block mask would lift the window of 16 tokens; the plain path keeps it."""
+    import torch
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    AutoTokenizer.from_pretrained(policy_dir).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=16,
+        initializer_range=0.3,
+    )
+    model = MistralForCausalLM(config).eval()
+    model.save_pretrained(tmp_path)
+    said = []
+    work = planned(make(6), tmp_path)
+    result = run(work, announce=said.append).scores
+    assert "prompts are computed twice" in said[0]
+    pair = max(work.pairs, key=lambda p: len(p.prompt))
+    row = work.pairs.index(pair)
+    with torch.no_grad():
+        logits = model(torch.tensor([pair.prompt + pair.a])).logits[0]
+    logps = logits.log_softmax(-1)[len(pair.prompt) - 1 : -1]
+    expected = logps.gather(1, torch.tensor(pair.a)[:, None]).sum().item()
+    assert result["policy_a_logps"][row] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_merged_adapter_scores_as_peft_does(policy_dir, tmp_path):
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(policy_dir),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+    )
+    model.save_pretrained(tmp_path)
+    said = []
+    work = plan(make(4), str(tmp_path), None, "auto", ScoreSettings(), said.append)
+    assert said == [f"{tmp_path.name} is an adapter; its base model is {policy_dir}"]
+    actual = run(work).scores
+    live = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(policy_dir), tmp_path
+    ).eval()
+    for row, pair in enumerate(work.pairs):
+        with torch.no_grad():
+            logits = live(torch.tensor([pair.prompt + pair.a])).logits[0]
+        logps = logits.log_softmax(-1)[len(pair.prompt) - 1 : -1]
+        expected = logps.gather(1, torch.tensor(pair.a)[:, None]).sum().item()
+        assert actual["policy_a_logps"][row] == pytest.approx(expected, rel=1e-4)
+
+
+def test_shards_together_are_the_whole(policy_dir, reference_dir, tmp_path):
+    from denoise.stages.em import join_scores
+
+    data = make(23)
+    out = tmp_path / "scores.parquet"
+    for index in range(3):
+        work = planned(data, policy_dir, reference_dir, shard=(index, 3))
+        score_to_file(work, score_file(out, (index, 3)))
+    joined, _ = join_scores(out)
+    whole = run(planned(data, policy_dir, reference_dir)).scores
+    joined = whole.select("pair_id").join(joined, on="pair_id", maintain_order="left")
+    for column in ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps"):
+        np.testing.assert_allclose(joined[column].to_numpy(), whole[column].to_numpy(), rtol=1e-5)
+
+
+SCORE = """
+import sys
+import denoise.stages.score as stage
+stage.KEEP_SECONDS = 0.0
+from denoise.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_identical_file(
+    policy_dir, reference_dir, tmp_path
+):
+    """Kill the command by SIGKILL while it loads, scores and writes; at last let it finish."""
+    write_dataset(make(300), tmp_path / "data")
+
+    def command(out):
+        return [
+            *(sys.executable, "-c", SCORE, "score", str(tmp_path / "data")),
+            *("--policy", str(policy_dir), "--reference", str(reference_dir)),
+            *("--batch-tokens", "128", "--out", str(out)),
+        ]
+
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
+    subprocess.run(command(whole), check=True, env=env, capture_output=True)
+    parts = tmp_path / "killed.parquet.parts"
+    resumed_from = []
+    # Kill once some parts are there, at a moment that differs from time to time.
+    for wanted in (0, 3, 12, 40):
+        process = subprocess.Popen(
+            command(killed), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(list(parts.glob("*.parquet"))) < wanted:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        resumed_from.append(len(list(parts.glob("*.parquet"))))
+        assert not killed.exists()
+    assert resumed_from[-1] >= 40
+    subprocess.run(command(killed), check=True, env=env, capture_output=True)
+    assert killed.read_bytes() == whole.read_bytes()
+    assert not parts.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "killed.parquet", "whole.parquet"]
+
+
+def test_unfinished_work_of_another_model_is_refused(policy_dir, reference_dir, tmp_path):
+    data, work = make(5), tmp_path / "parts"
+    run(planned(data, policy_dir), work)
+    with pytest.raises(InputError, match="unfinished work of a run with other policy"):
+        run(planned(data, reference_dir), work)
+    with pytest.raises(InputError, match="max_length"):
+        run(planned(data, policy_dir, max_length=99), work)
+
+
+def test_the_identity_of_a_model_covers_its_template_and_tokenizer(policy_dir, tmp_path):
+    import shutil
+
+    from denoise.scorers.models import resolve
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    assert resolve(str(copy)).identity == resolve(str(policy_dir)).identity
+    config = copy / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "note": "changed"}))
+    assert resolve(str(copy)).identity != resolve(str(policy_dir)).identity
+
+
+def test_other_vocabularies_are_refused(policy_dir, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary[f"{last}!"] = vocabulary.pop(last)
+    merges.pop()
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match="different vocabularies"):
+        planned(make(3), policy_dir, copy)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("./not-there", "there is no such model"),
+        ("nobody/no-such-model", "there is no local model 'nobody/no-such-model'"),
+        ("two words/of nothing", "neither a local directory nor a hub id"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(model, message):
+    with pytest.raises(InputError, match=message):
+        planned(make(3), model)
+
+
+def test_weights_cut_short_are_a_failed_run(policy_dir, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(RunError, match="the model cannot be loaded"):
+        run(planned(make(3), copy))
+
+
+def test_a_response_of_a_million_characters_is_skipped_with_its_reason(policy_dir):
+    data = make(3)
+    huge = data.pairs.with_columns(
+        pl.when(pl.col("pair_id") == "p1")
+        .then(pl.lit("x " * 500_000))
+        .otherwise("response_a")
+        .alias("response_a")
+    )
+    result = run(planned(Dataset(data.provenance, pairs=huge, votes=data.votes), policy_dir))
+    assert result.skipped["pair_id"].to_list() == ["p1"]
+    assert result.skipped["a_tokens"][0] >= 500_000
+
+
+def test_chat_needs_a_template(policy_dir, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    (copy / "chat_template.jinja").unlink()
+    data = make(2)
+    chat = data.pairs.with_columns(
+        pl.concat_list(pl.struct(pl.lit("user").alias("role"), pl.col(c).alias("content"))).alias(c)
+        for c in ("prompt", "response_a", "response_b")
+    )
+    with pytest.raises(InputError, match="no chat template"):
+        planned(Dataset(data.provenance, pairs=chat, votes=data.votes), copy)
+
+
+def test_wrong_settings_are_all_named_at_once(policy_dir):
+    with pytest.raises(InputError) as error:
+        planned(make(2), policy_dir, tokenize="x", max_length=0, shard=(4, 4))
+    assert len(error.value.faults) == 3
+
+
+def test_provenance_holds_the_pairs_and_models_by_hash_and_no_path(policy_dir, tmp_path):
+    data = make(4)
+    path = tmp_path / "scores.parquet"
+    score_to_file(planned(data, policy_dir), path)
+    provenance = tables.read_provenance(path)
+    assert provenance.inputs["pairs"] == pairs_hash(data.pairs)
+    assert str(policy_dir.parent) not in provenance.to_json()
+
+
+def test_a_file_of_the_users_own_is_not_replaced(tmp_path):
+    path = tmp_path / "scores.parquet"
+    pl.DataFrame({"x": [1]}).write_parquet(path)
+    with pytest.raises(InputError, match="was not made by `denoise score`"):
+        check_scores_out(path)
+
+
+def test_skipped_pairs_are_written_beside_the_scores(policy_dir, tmp_path):
+    path = tmp_path / "scores.parquet"
+    result = score_to_file(planned(make(30), policy_dir, max_length=60), path)
+    skipped = pl.read_parquet(tmp_path / "scores.skipped.parquet")
+    assert 0 < len(skipped) == 30 - len(result.scores)
+    assert skipped["reason"].str.contains("max_length 60").all()
+    write_scores(Scores(result.scores, skipped.clear(), result.provenance), path)
+    assert not (tmp_path / "scores.skipped.parquet").exists()
