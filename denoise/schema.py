@@ -91,14 +91,15 @@ SCORES = Contract(
 CONFIDENCES = Contract(
     "confidences",
     (
+        # A user's own weights need no more than vote_id and confidence.
         Column("vote_id", "int"),
-        Column("pair_id", "text"),
-        Column("annotator_id", "text"),
-        Column("vote", "text"),
-        Column("margin", "float", null=True),
-        Column("prob", "float", null=True),
+        Column("pair_id", "text", required=False),
+        Column("annotator_id", "text", required=False),
+        Column("vote", "text", required=False),
+        Column("margin", "float", required=False, null=True),
+        Column("prob", "float", required=False, null=True),
         Column("confidence", "float", null=True),
-        Column("pair_posterior", "float", null=True),
+        Column("pair_posterior", "float", required=False, null=True),
     ),
     key=("vote_id",),
 )

@@ -14,7 +14,12 @@ from denoise.cli import app as shared
 def export(
     source: shared.Source,
     em_dir: Annotated[
-        Path, typer.Argument(metavar="EM_DIR", help="What `denoise em` wrote.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="EM_DIR",
+            help="What `denoise em` wrote, or a Parquet file with vote_id and confidence.",
+            show_default=False,
+        ),
     ],
     format_: Annotated[
         str, typer.Option("--format", help="hf (with a card), trl (its columns only), or jsonl.")
@@ -37,16 +42,30 @@ def export(
     texts: shared.Texts = None,
 ) -> None:
     """Write the weighted dataset: prompt, chosen, rejected, weight."""
-    from denoise import tables
+    from denoise import schema, tables
     from denoise.cli.console import say
     from denoise.importers import import_data
     from denoise.stages import export as stage
     from denoise.stages.em import read_em
+    from denoise.stages.formats import next_step
+    from denoise.stages.hub import push_to_hub as upload
 
     tables.check_out(out, "export")
     data = import_data(source, **shared.import_options(map_, aspect, split, texts))
-    result = stage.export(data, read_em(em_dir), rows=rows)
-    stage.write_export(result, out, format=format_)
-    for note in result.notes:
+    if em_dir.is_file():  # the user's own weights
+        confidences, made = tables.read_table(em_dir, schema.CONFIDENCES)
+        annotators = None
+    else:
+        result = read_em(em_dir)
+        confidences, annotators, made = result.confidences, result.annotators, result.provenance
+    weighted = stage.export(data, confidences, rows=rows, annotators=annotators, em_provenance=made)
+    stage.write_export(weighted, out, format_)
+    for note in weighted.notes:
         say(note)
-    say(f"wrote {out}: {len(result.frame):,} rows")
+    say(f"wrote {out}: {len(weighted.frame):,} rows, {len(weighted.skipped):,} left out")
+    if push_to_hub:
+        url = upload(
+            weighted, push_to_hub, private=not public, keep_annotator_ids=keep_annotator_ids
+        )
+        say(f"uploaded to {url}")
+    print(f"\n{next_step(format_, out)}", flush=True)

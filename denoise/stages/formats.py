@@ -1,0 +1,117 @@
+"""What an export is written as: one entry a format, each with its writer and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from denoise import schema, tables
+from denoise.errors import refuse
+from denoise.tables import Provenance
+
+MAX_SHARD_BYTES = 500_000_000
+MAX_SHARD_ROWS = 200_000
+
+# What DPOTrainer reads besides the weight. The last two change how the prompt is rendered, so a
+# source that has them must keep them.
+_TRL = ("prompt", "chosen", "rejected", "weight", "tools", "chat_template_kwargs")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write an export.
+
+    `data_files` is what a loader reads, in the directory; `write` puts a frame there, or raises an
+    `InputError` where the format cannot hold it; `columns` are those of a frame that it keeps.
+    """
+
+    name: str
+    data_files: str
+    write: Callable[[pl.DataFrame, Path, Provenance], None]
+    columns: Callable[[pl.DataFrame], list[str]]
+
+
+def find(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in FORMATS:
+        refuse("there is no such format", found=name, fix=f"give one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def next_step(name: str, out: Path) -> str:
+    """What to type in Python to use what was written to `out`."""
+    load = f'load_dataset({str(out)!r}, split="train")'
+    if name == "trl":
+        return (
+            "from datasets import load_dataset; from trl import DPOTrainer; "
+            f'DPOTrainer(model="MODEL", train_dataset={load}).train()'
+        )
+    return f"from datasets import load_dataset; train = {load}"
+
+
+def _write_shards(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+    """`data/train-00000-of-0000N.parquet`, bounded in rows and bytes, in the rows' order."""
+    by_size = -(-int(frame.estimated_size()) // MAX_SHARD_BYTES)
+    shards = max(by_size, -(-len(frame) // MAX_SHARD_ROWS), 1)
+    rows = -(-len(frame) // shards)
+    for index, start in enumerate(range(0, len(frame), rows)):
+        path = directory / "data" / f"train-{index:05d}-of-{-(-len(frame) // rows):05d}.parquet"
+        tables.write_table(frame.slice(start, rows), path, provenance)
+
+
+def _write_trl(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+    """Only what `trl.DPOTrainer` reads; where any of the texts is messages, all are."""
+    frame = frame.select(_trl_columns(frame))
+    texts = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    if any(schema.is_chat(frame.schema[name]) for name in texts):
+        plain_text = {n: role for n, role in texts.items() if frame.schema[n] == pl.String}
+        frame = frame.with_columns(
+            pl.concat_list(pl.struct(role=pl.lit(role), content=pl.col(name))).alias(name)
+            for name, role in plain_text.items()
+        )
+    _write_shards(frame, directory, provenance)
+
+
+def _trl_columns(frame: pl.DataFrame) -> list[str]:
+    return [name for name in _TRL if name in frame.columns]
+
+
+def _write_jsonl(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+    """One JSON object a line in UTF-8; what JSON has no word for, NaN and infinities, is null."""
+    _refuse_bytes(frame)
+    with tables.atomic_path(directory / "train.jsonl") as path:
+        frame.write_ndjson(path)
+
+
+def _refuse_bytes(frame: pl.DataFrame) -> None:
+    for name, dtype in frame.schema.items():
+        if _has_bytes(dtype):
+            fix = "give --format hf, or leave the column out of the source"
+            refuse("JSON has no form for bytes", column=name, found=str(dtype), fix=fix)
+
+
+def _has_bytes(dtype: pl.DataType) -> bool:
+    if isinstance(dtype, pl.List | pl.Array):
+        return _has_bytes(dtype.inner)
+    if isinstance(dtype, pl.Struct):
+        return any(_has_bytes(field.dtype) for field in dtype.fields)
+    return dtype == pl.Binary
+
+
+_SHARDS = "data/train-*.parquet"
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("hf", _SHARDS, _write_shards, lambda frame: frame.columns),
+        Format("trl", _SHARDS, _write_trl, _trl_columns),
+        Format("jsonl", "train.jsonl", _write_jsonl, lambda frame: frame.columns),
+    )
+}
