@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def quiet_libraries() -> None:
     """Keep the bars and notices of the libraries out of the command's own output."""
     for name, value in (
+        ("TQDM_DISABLE", "1"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),

@@ -1,0 +1,171 @@
+"""Where the rows come from: a file, a directory, a hub data set or a table in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import polars as pl
+
+from denoise import tables
+from denoise.errors import InputError, refuse
+from denoise.importers import files
+from denoise.plain import plain
+
+if TYPE_CHECKING:
+    import datasets
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HASH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table as it was given: its `name` in messages, the SHA-256 of its content, its split.
+
+    `untyped` says that every value is text only because the file format has no types.
+    """
+
+    frame: pl.DataFrame
+    name: str
+    sha256: str
+    split: str | None = None
+    untyped: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def load(source: str | Path | pl.DataFrame | datasets.Dataset, split: str | None = None) -> Source:
+    """The rows of a local path, a hub id (`user/name` or `user/name:config`) or a table.
+
+    Raises:
+        InputError: there is no such thing, it cannot be read, or it has no rows.
+    """
+    if isinstance(source, str | Path):
+        loaded = _named(source, split)
+    elif isinstance(source, pl.DataFrame):
+        _no_split(split, "a table in memory")
+        loaded = Source(source, "the table", content_hash(source))
+    elif type(source).__module__.partition(".")[0] == "datasets":
+        loaded = _held(source, "the data set", split)
+    else:
+        what = "a path, a hub id, a polars.DataFrame or a datasets.Dataset"
+        refuse("this cannot be imported", found=type(source).__name__, fix=f"give {what}")
+    if loaded.frame.is_empty():
+        refuse("there are no rows", file=loaded.name, fix="give a table with rows")
+    return loaded
+
+
+def content_hash(frame: pl.DataFrame) -> str:
+    """SHA-256 of a table's column names, types and values, however it lies in memory."""
+    state = hashlib.sha256(json.dumps([(n, str(t)) for n, t in frame.schema.items()]).encode())
+    # polars cannot write bytes and Python objects as JSON.
+    plain_types = not re.search("Binary|Object", str(frame.schema))
+    for batch in frame.iter_slices(_HASH_ROWS):
+        if plain_types:
+            state.update(batch.write_ndjson().encode())
+        else:
+            state.update(json.dumps(batch.rows(), default=repr).encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+def _named(source: str | Path, split: str | None) -> Source:
+    name = tables.without_credentials(str(source))
+    path = Path(source)
+    if path.is_file():
+        _no_split(split, "a file")
+        read = files.read_file(path)
+        return Source(
+            read.frame, name, tables.file_hash(path), untyped=read.untyped, notes=read.notes
+        )
+    if path.is_dir():
+        return _directory(path, name, split)
+    if "://" in str(source):
+        refuse("addresses are not read", file=name, fix="download the file, or give the hub id")
+    if _HUB_ID.fullmatch(str(source)) and not files.is_data_file(str(source)):
+        return _hub(str(source), name, split)
+    refuse("there is no such file or directory", file=name, fix="check the path")
+
+
+def _no_split(split: str | None, what: str) -> None:
+    if split is not None:
+        refuse(f"{what} has no splits", found=split, fix="leave --split out")
+
+
+def _directory(path: Path, name: str, split: str | None) -> Source:
+    import datasets
+
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        try:
+            held = datasets.load_from_disk(str(path))
+        except Exception as error:
+            _cannot(name, error, "save the data set again")
+        return _held(held, name, split, tables.file_hash(path))
+    with tempfile.TemporaryDirectory(prefix="denoise-") as cache:
+        try:
+            held = datasets.load_dataset(str(path), cache_dir=cache)
+        except Exception as error:
+            _cannot(name, error, "give one file, or a directory of Parquet, JSONL or CSV files")
+        return _held(held, name, split, tables.file_hash(path))
+
+
+def _hub(source: str, name: str, split: str | None) -> Source:
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, _, config = source.partition(":")
+    try:
+        # One short question first: `load_dataset` without a network tries for half a minute.
+        HfApi().dataset_info(repository, timeout=10)
+    except HfHubHTTPError as error:
+        _cannot(name, error, "check the name; log in with `hf auth login` if it is private")
+    except Exception as error:
+        stored = Path(datasets.config.HF_DATASETS_CACHE) / repository.replace("/", "___")
+        if not stored.is_dir():
+            fix = "check the path, or the network"
+            _cannot(
+                name, error, fix, "there is no such file or directory, nor can the hub be asked"
+            )
+    try:
+        held = datasets.load_dataset(repository, config or None)
+    except Exception as error:
+        _cannot(
+            name, error, "check the name and the network; a config is given as user/name:config"
+        )
+    return _held(held, name, split)
+
+
+def _cannot(
+    name: str, error: Exception, fix: str, problem: str = "the data set cannot be loaded"
+) -> NoReturn:
+    if isinstance(error, InputError):
+        raise error
+    reason = tables.without_credentials(plain(f"{type(error).__name__}: {error}", 160))
+    raise InputError(f"{plain(name)}: {problem} ({reason}); {fix}") from error
+
+
+def _held(held: Any, name: str, split: str | None, sha256: str | None = None) -> Source:
+    """A loaded data set, or the wanted split of one that has several, as a table."""
+    notes: tuple[str, ...] = ()
+    if isinstance(held, dict):  # DatasetDict
+        splits = list(held)
+        chosen = split or (splits[0] if len(splits) == 1 else "train")
+        if chosen not in splits:
+            what = "there is no such split" if split else "there are several splits"
+            fix = f"give --split with one of {', '.join(map(plain, splits))}"
+            refuse(what, file=name, found=split, fix=fix)
+        if len(splits) > 1 and split is None:
+            notes = (f"took the split 'train' of {', '.join(map(plain, splits))}",)
+        held, split = held[chosen], chosen
+    elif split is not None and str(getattr(held, "split", None)) != split:
+        _no_split(split, "the saved data set")
+    try:
+        frame = held.to_polars()
+    except Exception as error:
+        _cannot(name, error, "remove columns that are no text, number or list", "no table")
+    return Source(frame, name, sha256 or content_hash(frame), split, notes=notes)
