@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["DenoiseError", "InputError", "RunError", "em", "export", "import_data", "score"]
+__all__ = [
+    "DenoiseError",
+    "InputError",
+    "RunError",
+    "ScoreSettings",
+    "em",
+    "export",
+    "import_data",
+    "score",
+]
 
 _HOME = {
     "import_data": "denoise.importers",
     "score": "denoise.stages.score",
+    "ScoreSettings": "denoise.stages.score",
     "em": "denoise.stages.em",
     "export": "denoise.stages.export",
     "DenoiseError": "denoise.errors",
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
     from denoise.importers import import_data
     from denoise.stages.em import em
     from denoise.stages.export import export
-    from denoise.stages.score import score
+    from denoise.stages.score import ScoreSettings, score
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,9 @@ An `InputError` carries one `Fault` a thing that is wrong, so that all of them a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import NoReturn
 
@@ -86,3 +87,15 @@ def raise_any(faults: Iterable[Fault]) -> None:
     found = list(faults)
     if found:
         raise InputError(*found)
+
+
+@contextmanager
+def naming_files(**files: str | PathLike[str]) -> Iterator[None]:
+    """Give faults the files they lie in: a stage knows a table only by its role, as in `scores`."""
+    try:
+        yield
+    except InputError as error:
+        named = (
+            replace(fault, file=files.get(str(fault.file), fault.file)) for fault in error.faults
+        )
+        raise InputError(*named) from None

@@ -58,32 +58,34 @@ def em(
     """Infer each label's confidence and each annotator's reliability."""
     from denoise import tables
     from denoise.cli.console import next_step, say
+    from denoise.errors import naming_files
     from denoise.importers import import_data
     from denoise.stages import em as stage
 
     tables.check_out(out, "em")
     data = import_data(source, **shared.import_options(map_, aspect, split, texts))
     frame, provenance = stage.join_scores(scores) if scores else (None, None)
-    result = stage.em(
-        data,
-        frame,
-        loss=loss,
-        beta=beta,
-        gamma=gamma,
-        ipo_sum=ipo_sum,
-        mode=mode,
-        schedule=schedule,
-        eta0=eta0,
-        alpha=alpha,
-        batch_size=batch_size,
-        epochs=epochs,
-        seed=seed,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        margin_column=margin,
-        prob_column=prob,
-        scores_provenance=provenance,
-    )
+    with naming_files(scores=scores or source, votes=source, pairs=source):
+        result = stage.em(
+            data,
+            frame,
+            loss=loss,
+            beta=beta,
+            gamma=gamma,
+            ipo_sum=ipo_sum,
+            mode=mode,
+            schedule=schedule,
+            eta0=eta0,
+            alpha=alpha,
+            batch_size=batch_size,
+            epochs=epochs,
+            seed=seed,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            margin_column=margin,
+            prob_column=prob,
+            scores_provenance=provenance,
+        )
     stage.write_em(result, out)
     for note in result.notes:
         say(note)

@@ -44,6 +44,7 @@ def export(
     """Write the weighted dataset: prompt, chosen, rejected, weight."""
     from denoise import schema, tables
     from denoise.cli.console import say
+    from denoise.errors import naming_files
     from denoise.importers import import_data
     from denoise.stages import export as stage
     from denoise.stages.em import read_em
@@ -58,7 +59,10 @@ def export(
     else:
         result = read_em(em_dir)
         confidences, annotators, made = result.confidences, result.annotators, result.provenance
-    weighted = stage.export(data, confidences, rows=rows, annotators=annotators, em_provenance=made)
+    with naming_files(confidences=em_dir, votes=source, pairs=source):
+        weighted = stage.export(
+            data, confidences, rows=rows, annotators=annotators, em_provenance=made
+        )
     stage.write_export(weighted, out, format_)
     for note in weighted.notes:
         say(note)
