@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from denoise.plain import plain
 
@@ -48,6 +48,26 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         console.width = 110
     print()
     console.print(shown)
+
+
+def block(heading: str, fields: Mapping[str, str]) -> None:
+    """Print a heading and named texts under it, each on a line, the middle of a long one left out.
+
+    The end of a prompt is what a response answers, so it is shown with the start.
+    """
+    import shutil
+
+    print(f"\n  {plain(heading)}")
+    width = min(shutil.get_terminal_size((110, 24)).columns, 160) - 16
+    for name, text in fields.items():
+        print(f"    {name:<10}{_ends(plain(text), max(width, 20))}", flush=True)
+
+
+def _ends(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    tail = width // 3
+    return f"{text[: width - tail - 3]} … {text[-tail:]}"
 
 
 def percent(share: float | None) -> str:

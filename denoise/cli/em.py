@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from denoise.dataset import Dataset
     from denoise.stages.em import EMResult
 
-TEXT_WIDTH = 90
-
 
 @shared.app.command()
 def em(
@@ -125,19 +123,28 @@ def print_doubtful(data: Dataset, result: EMResult, show: int) -> None:
     """Print the most doubtful labels with their texts cut to fit."""
     import polars as pl
 
-    from denoise.cli.console import table
-    from denoise.plain import plain
+    from denoise.cli.console import block
     from denoise.schema import content_text
 
     pairs, _ = data.preferences()
-    worst = result.confidences.filter(pl.col("confidence").is_not_null())
-    worst = worst.sort("confidence", "vote_id").head(show)
-    worst = worst.join(pairs.select("pair_id", "prompt", "response_a", "response_b"), on="pair_id")
-    rows = []
-    for row in worst.sort("confidence", "vote_id").iter_rows(named=True):
+    labels = result.confidences.filter(pl.col("confidence").is_not_null())
+    if labels["confidence"].round(6).n_unique() < 2 or show < 1:
+        return  # nothing sets one label apart from another
+    texts = pairs.select(pl.col("pair_id").cast(pl.String), "prompt", "response_a", "response_b")
+    worst = labels.sort("confidence", "vote_id").head(show)
+    worst = worst.join(texts, on="pair_id", maintain_order="left")
+    print(f"\nMost doubtful labels, of {len(labels):,}")
+    for row in worst.iter_rows(named=True):
         chosen, rejected = ("a", "b") if row["vote"] == "a" else ("b", "a")
-        texts = (row["prompt"], row[f"response_{chosen}"], row[f"response_{rejected}"])
-        cut = [plain(content_text(text), TEXT_WIDTH) for text in texts]
-        rows.append((row["vote_id"], f"{row['confidence']:.3f}", row["annotator_id"], *cut))
-    columns = (">vote", ">confidence", "annotator", "prompt…", "chosen…", "rejected…")
-    table("Most doubtful labels", columns, rows)
+        heading = (
+            f"confidence {row['confidence']:.3f}, vote {row['vote_id']}, {row['annotator_id']}"
+        )
+        block(
+            heading,
+            {
+                "prompt": content_text(row["prompt"]),
+                "chosen": content_text(row[f"response_{chosen}"]),
+                "rejected": content_text(row[f"response_{rejected}"]),
+            },
+        )
+    print()
