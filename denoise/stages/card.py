@@ -104,8 +104,8 @@ def _template() -> jinja2.Template:
 def _plot(weight: pl.Series, rows: str) -> str:
     low = 0.5 if rows == "pairs" else 0.0
     width = (1 - low) / BINS
-    # The last bin holds 1 itself.
-    index = ((weight - low) / width).floor().cast(pl.Int64).clip(0, BINS - 1)
+    # The last bin holds 1 itself; a weight that rounding puts just below an edge belongs above it.
+    index = ((weight - low) / width + 1e-9).floor().cast(pl.Int64).clip(0, BINS - 1)
     found = dict(index.value_counts().rows())
     return histogram_svg(
         [found.get(i, 0) for i in range(BINS)],
