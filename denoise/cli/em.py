@@ -137,7 +137,7 @@ def print_doubtful(data: Dataset, result: EMResult, show: int) -> None:
     for row in worst.iter_rows(named=True):
         chosen, rejected = ("a", "b") if row["vote"] == "a" else ("b", "a")
         heading = (
-            f"confidence {row['confidence']:.3f}, vote {row['vote_id']}, {row['annotator_id']}"
+            f"confidence {row['confidence']:.2g}, vote {row['vote_id']}, {row['annotator_id']}"
         )
         block(
             heading,
