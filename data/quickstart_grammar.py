@@ -27,7 +27,6 @@ class Example(NamedTuple):
 
 
 Texts = tuple[str, str, str]
-
 WORDS = SimpleNamespace(
     **tomllib.loads(Path(__file__).with_name("quickstart_words.toml").read_text(encoding="utf-8"))
 )
@@ -278,16 +277,17 @@ def advice(rng: Random, name: str) -> Texts:
 
 def reply(rng: Random, name: str) -> Texts:
     """A kind answer to a friend's news; the worse one is unkind or misses the mood."""
-    moods = [(WORDS.good_news, WORDS.happy), (WORDS.bad_news, WORDS.sad)]
-    (events, fitting), (_, missing) = rng.sample(moods, 2)
-    news = rng.choice(events)
+    good_news = rng.random() < 0.5
+    news = rng.choice(WORDS.good_news if good_news else WORDS.bad_news)
     question = _one_of(
         rng,
         f'{name} tells me: "{news}" What is a kind reply?',
         f'My friend {name} just wrote: "{news}" What should I answer?',
         f'What would be nice to say when {name} says: "{news}"?',
     )
-    better, worse = rng.choice(fitting), rng.choice(rng.choice((missing, WORDS.unkind)))
+    moods = rng.choice(WORDS.happy), rng.choice(WORDS.sad)
+    better, missing = moods if good_news else moods[::-1]
+    worse = missing if rng.random() < 0.5 else rng.choice(WORDS.unkind)
     return question, better.format(name=name), worse.format(name=name)
 
 
@@ -357,8 +357,7 @@ def _answers(
     rng: Random, frames: Sequence[str], good: dict[str, object], bad: dict[str, object]
 ) -> tuple[str, str]:
     better_frame, worse_frame = rng.choice(frames), rng.choice(frames)
-    if rng.random() < 0.5:
-        worse_frame = better_frame
+    worse_frame = better_frame if rng.random() < 0.5 else worse_frame
     better = _sometimes(rng, WORDS.openings) + _capital(better_frame.format(**good))
     worse = _sometimes(rng, WORDS.openings) + _capital(worse_frame.format(**bad))
     return better, worse
