@@ -30,7 +30,11 @@ class Parts:
                 fix="repeat that command to finish it, remove the directory, or give another --out",
             )
         if kept is None and directory.exists() and any(directory.glob("*.parquet")):
-            refuse("is not unfinished work of denoise", file=directory, fix="give another --out")
+            refuse(
+                "is not unfinished work of denoise",
+                file=directory,
+                fix="remove it, or give another --out",
+            )
         if kept is None:
             directory.mkdir(parents=True, exist_ok=True)
             tables.write_text(provenance.to_json() + "\n", directory / tables.MANIFEST)

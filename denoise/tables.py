@@ -8,12 +8,10 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -54,11 +52,10 @@ class Provenance:
 
 
 def without_credentials(source: str) -> str:
-    """A URL without user, password, query and fragment; hub tokens in any text are blotted out."""
-    if "://" in source:
-        parts = urlsplit(source)
-        source = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    return re.sub(r"\b(hf|sk|ghp|api)[_-][A-Za-z0-9_-]{8,}", "***", source)
+    """Text whose URLs have no user, password, query or fragment, and no token of a service."""
+    source = re.sub(r"(\w+://)[^/\s@]*@", r"\1", source)
+    source = re.sub(r"(\w+://[^\s?#]*)[?#]\S*", r"\1", source)
+    return re.sub(r"\b(hf_[A-Za-z0-9]{16,}|gh[a-z]_\w{30,}|sk-[\w-]{20,})", "***", source)
 
 
 def file_hash(path: Path) -> str:
@@ -82,23 +79,15 @@ def _sync(path: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # One name for all attempts: what a killed one left is replaced by the next.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(text: str, path: Path) -> None:
@@ -129,7 +118,9 @@ def _parquet(path: Path) -> pq.ParquetFile:
         refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
 
 
-def read_table(path: Path, contract: schema.Contract) -> tuple[pl.DataFrame, Provenance | None]:
+def read_table(
+    path: Path, contract: schema.Contract, *, may_be_empty: bool = False
+) -> tuple[pl.DataFrame, Provenance | None]:
     """A table that keeps its contract, and its provenance (None for a user's own table).
 
     Raises:
@@ -142,7 +133,7 @@ def read_table(path: Path, contract: schema.Contract) -> tuple[pl.DataFrame, Pro
         refuse("the Parquet file cannot be read", file=path, found=str(error), fix="write it again")
     if contract is schema.VOTE_ROWS and "vote_id" not in frame.columns:
         frame = frame.with_row_index("vote_id").with_columns(pl.col("vote_id").cast(pl.Int64))
-    raise_any(schema.faults(frame, contract, path))
+    raise_any(schema.faults(frame, contract, path, may_be_empty=may_be_empty))
     return frame, provenance
 
 
@@ -180,6 +171,7 @@ def staged_directory(out: Path, provenance: Provenance) -> Iterator[Path]:
     What a killed command left beside `out` is removed first. The manifest is written last.
     """
     check_out(out, provenance.made_by)
+    out = out.resolve()  # behind a link, the directory itself is replaced, and the link stays
     out.parent.mkdir(parents=True, exist_ok=True)
     staging, retired = (out.parent / f".{out.name}.{what}" for what in ("new", "old"))
     if retired.exists() and not out.exists():  # killed between the two renames below

@@ -13,12 +13,16 @@ trainer makes, so those are the ids that are scored. Two rules are known, both o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from denoise.errors import refuse
+from denoise.plain import plain
 
-Ids = list[int]
+RULES = ("trl-dpo", "trl-cpo")
+
+Ids = Sequence[int]
 Content = str | list[dict[str, Any]]
 
 
@@ -33,6 +37,11 @@ class TokenPair(NamedTuple):
     b: Ids
     a_skip: int = 0
     b_skip: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens with the prompt counted once."""
+        return len(self.prompt) + len(self.a) + len(self.b)
 
     @property
     def a_tokens(self) -> int:
@@ -79,8 +88,34 @@ def tokenise(
     Raises:
         InputError: the data are chat messages and the tokenizer has no chat template.
     """
-    pairs = RULES[rule](tokenizer, rows)
-    return [_fit(pair, max_length, truncate) for pair in pairs]
+    chat = bool(rows) and not isinstance(rows[0][1], str)
+    if chat and not getattr(tokenizer, "chat_template", None):
+        refuse(
+            "the data are chat messages, and the policy's tokenizer has no chat template",
+            fix="score with the instruct model, or import the data as text",
+        )
+    render = _render_chat if chat else _render_text
+    rendered = [render(tokenizer, *row, rule) for row in rows]
+    texts = [text for triple in rendered if not isinstance(triple, Skip) for text in triple]
+    special = rule == "trl-dpo" and not chat  # a template and the CPO trainer bring their own
+    encoded = iter(_encode(tokenizer, texts, special))
+    cut = _cut_dpo if rule == "trl-dpo" else _cut_cpo
+    pairs: list[TokenPair | Skip] = []
+    for triple in rendered:
+        if isinstance(triple, Skip):
+            pairs.append(triple)
+        else:
+            pair = cut(tokenizer, next(encoded), next(encoded), next(encoded))
+            pairs.append(_compact(_fit(pair, max_length, truncate)))
+    return pairs
+
+
+def _compact(pair: TokenPair | Skip) -> TokenPair | Skip:
+    """The ids as 4 bytes each: all pairs of a job are in memory together."""
+    if isinstance(pair, Skip):
+        return pair
+    prompt, a, b, a_skip, b_skip = pair
+    return TokenPair(array("i", prompt), array("i", a), array("i", b), a_skip, b_skip)
 
 
 def _fit(pair: TokenPair | Skip, max_length: int, truncate: bool) -> TokenPair | Skip:
@@ -104,64 +139,46 @@ def _fit(pair: TokenPair | Skip, max_length: int, truncate: bool) -> TokenPair |
     return pair
 
 
-def _chat(rows: Sequence[tuple[Content, Content, Content]]) -> bool:
-    return bool(rows) and not isinstance(rows[0][1], str)
+def _render_text(
+    tokenizer: Any, prompt: str, a: str, b: str, rule: str
+) -> tuple[str, str, str] | Skip:
+    """Prompt, prompt + a and prompt + b; the DPO trainer appends the EOS text."""
+    end = (tokenizer.eos_token or "") if rule == "trl-dpo" else ""
+    a, b = (text if text.endswith(end) else text + end for text in (a, b))
+    return prompt, prompt + a, prompt + b
 
 
-def _render(
-    tokenizer: Any, rows: Sequence[tuple[Content, Content, Content]]
-) -> Iterator[list[str]]:
+def _render_chat(
+    tokenizer: Any, prompt: list[Any], a: list[Any], b: list[Any], rule: str
+) -> tuple[str, str, str] | Skip:
     """The chat template's text of prompt, prompt + a and prompt + b."""
-    if not getattr(tokenizer, "chat_template", None):
-        refuse(
-            "the data are chat messages, and the policy's tokenizer has no chat template",
-            fix="score with the instruct model, or import the data as text",
-        )
-    for prompt, a, b in rows:
-        yield [
-            tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True),
-            tokenizer.apply_chat_template([*prompt, *a], tokenize=False),
-            tokenizer.apply_chat_template([*prompt, *b], tokenize=False),
-        ]
+    from jinja2 import TemplateError
+
+    ends_open = rule == "trl-cpo" and prompt and prompt[-1].get("role") == "assistant"
+    how = {"continue_final_message": True} if ends_open else {"add_generation_prompt": True}
+    try:
+        start = tokenizer.apply_chat_template(prompt, tokenize=False, **how)
+        full_a = tokenizer.apply_chat_template([*prompt, *a], tokenize=False)
+        full_b = tokenizer.apply_chat_template([*prompt, *b], tokenize=False)
+    except (TemplateError, ValueError, TypeError, IndexError) as error:
+        return Skip(f"the chat template refuses it: {plain(str(error), 80)}", 0, 0, 0)
+    if rule == "trl-cpo":
+        start = start[: common_prefix(start, full_a, full_b)]
+    return start, full_a, full_b
 
 
 def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[Ids]:
+    if not texts:
+        return []
     return tokenizer(texts, add_special_tokens=special, return_attention_mask=False)["input_ids"]
 
 
-def _trl_dpo(
-    tokenizer: Any, rows: Sequence[tuple[Content, Content, Content]]
-) -> Iterator[TokenPair]:
-    if _chat(rows):
-        texts = [text for row in _render(tokenizer, rows) for text in row]
-        encoded = _encode(tokenizer, texts, special=False)
-    else:
-        end = tokenizer.eos_token or ""
-        texts = []
-        for prompt, a, b in rows:
-            texts += [prompt, *(prompt + (r if r.endswith(end) else r + end) for r in (a, b))]
-        encoded = _encode(tokenizer, texts, special=True)
-    for start in range(0, len(encoded), 3):
-        prompt, full_a, full_b = encoded[start : start + 3]
-        cut = min(common_prefix(prompt, full_a), common_prefix(prompt, full_b))
-        yield TokenPair(prompt[:cut], full_a[cut:], full_b[cut:])
+def _cut_dpo(tokenizer: Any, prompt: Ids, full_a: Ids, full_b: Ids) -> TokenPair:
+    start = min(common_prefix(prompt, full_a), common_prefix(prompt, full_b))
+    return TokenPair(prompt[:start], full_a[start:], full_b[start:])
 
 
-def _trl_cpo(
-    tokenizer: Any, rows: Sequence[tuple[Content, Content, Content]]
-) -> Iterator[TokenPair | Skip]:
-    if _chat(rows):
-        texts = []
-        for prompt, full_a, full_b in _render(tokenizer, rows):
-            texts += [prompt[: common_prefix(prompt, full_a, full_b)], full_a, full_b]
-    else:
-        texts = [text for prompt, a, b in rows for text in (prompt, prompt + a, prompt + b)]
-    encoded = _encode(tokenizer, texts, special=False)
-    for start in range(0, len(encoded), 3):
-        yield _cpo_pair(tokenizer, *encoded[start : start + 3])
-
-
-def _cpo_pair(tokenizer: Any, prompt: Ids, full_a: Ids, full_b: Ids) -> TokenPair | Skip:
+def _cut_cpo(tokenizer: Any, prompt: Ids, full_a: Ids, full_b: Ids) -> TokenPair | Skip:
     # A merge across the boundary moves a response's start back by one token, as in TRL.
     starts = [len(prompt) - (full[: len(prompt)] != prompt) for full in (full_a, full_b)]
     heads = full_a[: starts[0]], full_b[: starts[1]]
@@ -186,9 +203,3 @@ def _cpo_pair(tokenizer: Any, prompt: Ids, full_a: Ids, full_b: Ids) -> TokenPai
         len(head_a) - shared,
         len(head_b) - shared,
     )
-
-
-RULES: dict[str, Callable[..., Iterator[TokenPair | Skip]]] = {
-    "trl-dpo": _trl_dpo,
-    "trl-cpo": _trl_cpo,
-}

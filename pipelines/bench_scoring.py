@@ -100,7 +100,7 @@ def useful_operations(model: Any, pairs: Sequence[TokenPair]) -> float:
     embedding = model.get_input_embeddings().weight.numel()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     layers = sum(p.numel() for p in model.parameters()) - embedding - (0 if tied else head)
-    rows = sum(len(p.prompt) + len(p.a) + len(p.b) for p in pairs)
+    rows = sum(p.length for p in pairs)
     responses = sum(p.a_tokens + p.b_tokens for p in pairs)
     return 2.0 * layers * rows + 2.0 * head * responses
 

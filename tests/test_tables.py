@@ -138,6 +138,8 @@ def test_tables_of_two_runs_are_refused(tmp_path):
     [
         ("https://user:secret@example.org/a/b?token=secret#x", "https://example.org/a/b"),
         ("hf_abcdefghijklmnop is no model", "*** is no model"),
+        ("404 for https://me:secret@host/x?token=secret here", "404 for https://host/x here"),
+        ("hf_datasets/api-feedback.jsonl", "hf_datasets/api-feedback.jsonl"),
         ("org/model", "org/model"),
     ],
 )

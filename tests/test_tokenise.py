@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denoise.scorers import batching
-from denoise.tokenise import Skip, TokenPair, _cpo_pair, _fit
+from denoise.tokenise import Skip, TokenPair, _cut_cpo, _fit
 
 IDS = st.lists(st.integers(5, 50), max_size=8)
 SOME_IDS = st.lists(st.integers(5, 50), min_size=1, max_size=8)
@@ -22,13 +22,13 @@ class Tokenizer:
 
 def test_a_merge_across_the_boundary_moves_one_sides_start_back():
     """Prompt 5 6; with a the 6 merges into 9, with b it does not: only a's start moves."""
-    pair = _cpo_pair(Tokenizer, [5, 6], [5, 9, 7], [5, 6, 8])
+    pair = _cut_cpo(Tokenizer, [5, 6], [5, 9, 7], [5, 6, 8])
     assert pair == TokenPair([1, 5], [9, 7, 2], [6, 8, 2], a_skip=0, b_skip=1)
     assert (pair.a_tokens, pair.b_tokens) == (3, 2)
 
 
 def test_what_stops_trls_cpo_trainer_is_skipped():
-    assert isinstance(_cpo_pair(Tokenizer, [5, 6, 7], [5], [5, 6, 7, 8]), Skip)
+    assert isinstance(_cut_cpo(Tokenizer, [5, 6, 7], [5], [5, 6, 7, 8]), Skip)
 
 
 def test_the_first_token_without_context_is_not_counted():

@@ -29,9 +29,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         for line in str(error).splitlines():
             print(f"denoise: error: {plain(line)}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("denoise: interrupted", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         if debug:
             raise

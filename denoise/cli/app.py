@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from denoise.dataset import Dataset
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,15 +39,17 @@ Split = Annotated[str | None, typer.Option(help="The split of a dataset from the
 Texts = Annotated[Path | None, typer.Option(help="The table of texts that long votes refer to.")]
 
 
-def import_options(
-    map_: Sequence[str], aspect: str, split: str | None, texts: Path | None
-) -> dict[str, Any]:
-    """The keywords for `import_data` from the options that every command with DATA has.
+def load(
+    source: str, map_: Sequence[str], aspect: str, split: str | None, texts: Path | None
+) -> Dataset:
+    """The data, imported on the way where `import` did not make them, and what is to be said of it.
 
     Raises:
-        InputError: a --map that is not ROLE=COLUMN.
+        InputError: a --map that is not ROLE=COLUMN, or what `import_data` refuses.
     """
+    from denoise.cli.console import say
     from denoise.errors import Fault, raise_any
+    from denoise.importers import import_data
 
     wrong = [
         Fault("--map is not ROLE=COLUMN", found=pair, fix="for instance --map chosen=better")
@@ -53,7 +58,20 @@ def import_options(
     ]
     raise_any(wrong)
     columns = {role: column for role, _, column in (pair.partition("=") for pair in map_)}
-    return {"columns": columns or None, "aspect": aspect, "split": split, "texts": texts}
+    data = import_data(source, columns=columns or None, aspect=aspect, split=split, texts=texts)
+    for note in data.notes:
+        say(note)
+    return data
+
+
+def import_words(
+    map_: Sequence[str], aspect: str, split: str | None, texts: Path | None
+) -> list[str]:
+    """The same options as words of the next command, which reads the same source."""
+    words = [word for pair in map_ for word in ("--map", pair)]
+    words += ["--aspect", aspect] if aspect != "overall" else []
+    words += ["--split", split] if split else []
+    return words + (["--texts", str(texts)] if texts else [])
 
 
 def _version(wanted: bool) -> None:

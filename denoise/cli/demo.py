@@ -35,8 +35,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     tables.write_text(tables.Provenance("demo").to_json() + "\n", out / tables.MANIFEST)
     quickstart = out / "quickstart"
-    if not quickstart.is_dir():
-        shutil.copytree(quickstart_directory(), quickstart)
+    shutil.copytree(quickstart_directory(), quickstart, dirs_exist_ok=True)
     data, scores, em, weighted = (out / n for n in ("data", "scores.parquet", "em", "weighted"))
     models = ("--policy", quickstart / "policy", "--reference", quickstart / "reference")
     say("3,000 pairs, 24 annotators with planted reliabilities, two tiny language models:")

@@ -57,11 +57,10 @@ def em(
     from denoise import tables
     from denoise.cli.console import next_step, say
     from denoise.errors import naming_files
-    from denoise.importers import import_data
     from denoise.stages import em as stage
 
     tables.check_out(out, "em")
-    data = import_data(source, **shared.import_options(map_, aspect, split, texts))
+    data = shared.load(source, map_, aspect, split, texts)
     frame, provenance = stage.join_scores(scores) if scores else (None, None)
     with naming_files(scores=scores or source, votes=source, pairs=source):
         result = stage.em(
@@ -90,9 +89,11 @@ def em(
     print_annotators(result, show)
     print_doubtful(data, result, show)
     say(f"wrote {out}: confidences, annotators, trace, summary.json")
-    several = result.confidences["pair_posterior"].null_count() > 0
-    rows = ["--rows", "votes"] if several else []
-    next_step("denoise", "export", source, out, *rows, "--format", "hf", "--out", "weighted")
+    rows = ["--rows", "votes"] if result.summary["n_pairs_several"] else []
+    options = shared.import_words(map_, aspect, split, texts)
+    next_step(
+        "denoise", "export", source, out, *options, *rows, "--format", "hf", "--out", "weighted"
+    )
 
 
 def print_annotators(result: EMResult, show: int) -> None:

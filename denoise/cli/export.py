@@ -45,14 +45,13 @@ def export(
     from denoise import schema, tables
     from denoise.cli.console import say
     from denoise.errors import naming_files
-    from denoise.importers import import_data
     from denoise.stages import export as stage
     from denoise.stages.em import read_em
     from denoise.stages.formats import next_step
     from denoise.stages.hub import push_to_hub as upload
 
     tables.check_out(out, "export")
-    data = import_data(source, **shared.import_options(map_, aspect, split, texts))
+    data = shared.load(source, map_, aspect, split, texts)
     if em_dir.is_file():  # the user's own weights
         confidences, made = tables.read_table(em_dir, schema.CONFIDENCES)
         annotators = None

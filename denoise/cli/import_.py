@@ -30,13 +30,10 @@ def import_(
     from denoise import tables
     from denoise.cli.console import next_step, say
     from denoise.dataset import write_dataset
-    from denoise.importers import import_data
 
     tables.check_out(out, "import")
-    data = import_data(source, **shared.import_options(map_, aspect, split, texts))
+    data = shared.load(source, map_, aspect, split, texts)
     write_dataset(data, out)
-    for note in data.notes:
-        say(note)
     for name, frame in data.tables().items():
         say(f"wrote {out / name}: {len(frame):,} rows")
     if data.is_preference:

@@ -63,7 +63,6 @@ def score(
 ) -> None:
     """Score both responses of each pair with policy and reference."""
     from denoise.cli.console import next_step, say
-    from denoise.importers import import_data
     from denoise.stages import score as stage
 
     settings = stage.ScoreSettings(
@@ -80,20 +79,21 @@ def score(
     settings.check(backend)
     path = stage.score_file(out, settings.shard)
     stage.check_scores_out(path)
-    data = import_data(source, **shared.import_options(map_, aspect, split, texts))
+    data = shared.load(source, map_, aspect, split, texts)
     planned = stage.plan(data, policy, reference, backend, settings, say)
     for note in planned.notes:
         say(note)
     if dry_run:
         _dry_run(planned)
         return
-    if stage.is_written(path, planned):
+    result = stage.score_to_file(planned, path, announce=say, progress=True)
+    if result is None:
         say(f"{path} is there already, from the same inputs and settings")
     else:
-        result = stage.score_to_file(planned, path, announce=say, progress=True)
         say(f"wrote {path}: {len(result.scores):,} pairs, {len(result.skipped):,} skipped")
     loss = "dpo" if reference else "simpo"
-    next_step("denoise", "em", source, "--scores", out, "--loss", loss, "--out", "em")
+    options = shared.import_words(map_, aspect, split, texts)
+    next_step("denoise", "em", source, *options, "--scores", out, "--loss", loss, "--out", "em")
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -122,7 +122,7 @@ def _dry_run(planned: Plan) -> None:
     scorer.score(batch)  # the first batch pays for warming up
     start = time.perf_counter()
     scorer.score(batch)
-    rate = sum(len(p.prompt) + len(p.a) + len(p.b) for p in batch) / (time.perf_counter() - start)
+    rate = sum(p.length for p in batch) / (time.perf_counter() - start)
     scorer.close()
     models = 2 if planned.reference else 1
     seconds = models * planned.tokens / rate

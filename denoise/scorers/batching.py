@@ -34,7 +34,7 @@ class _Run(NamedTuple):
 
     segment: int
     position: int
-    ids: list[int]
+    ids: Sequence[int]
 
 
 def token_budget(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
@@ -49,11 +49,6 @@ def token_budget(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
         batches.append(order[start : start + count])
         start += count
     return batches
-
-
-def row_length(pair: TokenPair) -> int:
-    """Tokens in the row that holds a prompt once and both its responses."""
-    return len(pair.prompt) + len(pair.a) + len(pair.b)
 
 
 def shared_rows(pairs: Sequence[TokenPair]) -> Rows:
@@ -87,7 +82,7 @@ def plain_rows(pairs: Sequence[TokenPair]) -> Rows:
 
 
 def _reads(
-    row: int, owner: int, prompt: int, start: int, ids: list[int], skip: int
+    row: int, owner: int, prompt: int, start: int, ids: Sequence[int], skip: int
 ) -> Iterator[tuple[int, int, int, int]]:
     # Token 0 of a side is predicted by the prompt's last token, token t by token t − 1.
     for t in range(max(skip, 0 if prompt else 1), len(ids)):

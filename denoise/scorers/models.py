@@ -10,6 +10,7 @@ from typing import Any
 
 from denoise import schema, tables
 from denoise.errors import RunError, refuse
+from denoise.plain import plain
 
 _CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 
@@ -133,7 +134,7 @@ def load_model(source: ModelSource, dtype: str, device: str, trust_remote_code: 
     try:
         model = AutoModelForCausalLM.from_pretrained(source.directory, dtype=wanted, **options)
     except Exception as error:
-        raise RunError(f"{source.directory}: the model cannot be loaded: {error}") from error
+        raise RunError(_failed(source, "the model cannot be loaded", error)) from error
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -143,4 +144,8 @@ def _merged(source: ModelSource, base: Any) -> Any:
     try:
         return PeftModel.from_pretrained(base, source.directory).merge_and_unload().eval()
     except Exception as error:
-        raise RunError(f"{source.directory}: the adapter cannot be merged: {error}") from error
+        raise RunError(_failed(source, "the adapter cannot be merged", error)) from error
+
+
+def _failed(source: ModelSource, what: str, error: Exception) -> str:
+    return f"{source.directory}: {what}: {plain(str(error), 300)}"

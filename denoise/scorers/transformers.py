@@ -45,8 +45,6 @@ class TransformersScorer:
     ) -> None:
         self.device = pick_device(device)
         kind = self.device.split(":")[0]
-        if dtype == "auto":
-            dtype = "float32" if kind == "cpu" else "auto"
         self.model = load_model(source, dtype, self.device, trust_remote_code)
         self.head = self.model.get_output_embeddings()
         self.layout = "shared"
@@ -57,7 +55,7 @@ class TransformersScorer:
 
     def batches(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
         """Row numbers of `pairs` in batches within the token budget, longest first."""
-        lengths = np.array([batching.row_length(pair) for pair in pairs], dtype=np.int64)
+        lengths = np.array([pair.length for pair in pairs], dtype=np.int64)
         return batching.token_budget(lengths, self.batch_tokens)
 
     def choose_layout(self, pairs: Sequence[TokenPair]) -> str:
@@ -80,6 +78,8 @@ class TransformersScorer:
         for layout in candidates:
             try:
                 off = np.abs(self._score(probe, layout) - expected) / tokens
+            except torch.OutOfMemoryError:
+                raise
             except (TypeError, ValueError, RuntimeError, AttributeError):
                 continue  # the architecture does not take such a mask or has no separate head
             if off.max() <= tolerance:
@@ -102,7 +102,7 @@ class TransformersScorer:
             torch.cuda.empty_cache()
         if len(pairs) == 1:
             raise RunError(
-                f"a pair of {batching.row_length(pairs[0])} tokens does not fit into the memory of "
+                f"a pair of {pairs[0].length} tokens does not fit into the memory of "
                 f"{self.device}; lower --max-length, or score it with a larger device"
             )
         half = len(pairs) // 2
@@ -181,6 +181,13 @@ def bears_block_mask(config: Any) -> bool:
     return kinds == {"full_attention"} and not windowed and not chunked
 
 
+def pick_dtype(dtype: str, device: str) -> str:
+    """The dtype asked for, or float32 on the CPU and the checkpoint's own (`auto`) elsewhere."""
+    if dtype == "auto" and pick_device(device) == "cpu":
+        return "float32"
+    return dtype
+
+
 def pick_device(device: str) -> str:
     """The device asked for, or CUDA where there is one."""
     if device == "auto":
@@ -192,7 +199,7 @@ def pick_device(device: str) -> str:
 
 def _probe(pairs: Sequence[TokenPair]) -> list[TokenPair]:
     """Two pairs of unequal length, cut short: enough to notice a mask that is not respected."""
-    by_length = sorted(pairs, key=batching.row_length)
+    by_length = sorted(pairs, key=lambda pair: pair.length)
     chosen = [by_length[len(by_length) // 2], by_length[-1]]
     third = PROBE_TOKENS // 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from denoise import schema, tables
 from denoise.dataset import Dataset
-from denoise.errors import Fault, raise_any, refuse
+from denoise.errors import Fault, RunError, raise_any, refuse
 from denoise.parts import Parts
 from denoise.progress import scoring_progress
 from denoise.tables import Provenance
@@ -61,7 +61,7 @@ class ScoreSettings:
         wrong = []
         for option, value, known in (
             ("--backend", backend, BACKENDS),
-            ("--tokenize", self.tokenize, tuple(RULES)),
+            ("--tokenize", self.tokenize, RULES),
             ("--truncate", self.truncate, TRUNCATE),
             ("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
         ):
@@ -120,7 +120,7 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Tokens in all rows, prompts counted once a pair."""
-        return sum(len(p.prompt) + len(p.a) + len(p.b) for p in self.pairs)
+        return sum(p.length for p in self.pairs)
 
 
 def score(
@@ -184,7 +184,10 @@ def plan(
     settings.check(backend)
     pairs, _ = data.preferences()
     from denoise.scorers.models import load_tokenizer, resolve
+    from denoise.scorers.transformers import pick_dtype
 
+    # What `auto` means is part of what the numbers depend on.
+    settings = replace(settings, dtype=pick_dtype(settings.dtype, settings.device))
     policy_source = resolve(policy, announce)
     reference_source = resolve(reference, announce) if reference else None
     tokenizer = load_tokenizer(policy_source, settings.trust_remote_code)
@@ -288,7 +291,7 @@ def _score_model(
         # The batches are those of the whole job, whatever a kill has left: equal runs give
         # equal numbers.
         todo = [b for b in scorer.batches(pairs) if np.isnan(logps[b]).any()]
-        _run(scorer, role, source.name, pairs, todo, logps, parts, progress)
+        _run(scorer, role, source.name, planned, todo, logps, parts, progress)
     finally:
         scorer.close()
     return logps
@@ -298,21 +301,20 @@ def _run(
     scorer: Scorer,
     role: str,
     name: str,
-    pairs: Sequence[TokenPair],
+    planned: Plan,
     todo: list[np.ndarray],
     logps: np.ndarray,
     parts: Parts | None,
     progress: bool,
 ) -> None:
-    sizes = [
-        sum(len(p.prompt) + len(p.a) + len(p.b) for p in map(pairs.__getitem__, b)) for b in todo
-    ]
+    pairs, ids = planned.pairs, planned.ids
+    sizes = [sum(pairs[row].length for row in batch) for batch in todo]
     finished: list[np.ndarray] = []
     kept = time.monotonic()
     label = f"{role} {name}"
     with scoring_progress(label, sum(map(len, todo)), sum(sizes), progress) as update:
         for number, (batch, size) in enumerate(zip(todo, sizes, strict=True)):
-            logps[batch] = scorer.score([pairs[row] for row in batch])
+            logps[batch] = _finite(scorer.score([pairs[row] for row in batch]), name, batch, ids)
             finished.append(batch)
             update(len(batch), size)
             last = number == len(todo) - 1
@@ -322,6 +324,22 @@ def _run(
                     role, pl.DataFrame({"row": rows, "a": logps[rows, 0], "b": logps[rows, 1]})
                 )
                 finished, kept = [], time.monotonic()
+
+
+def _finite(logps: np.ndarray, name: str, batch: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    """The log-probs of a batch, all of them numbers.
+
+    Raises:
+        RunError: one is not finite: half precision overflowed, or the weights are broken.
+    """
+    wrong = ~np.isfinite(logps).all(axis=1)
+    if wrong.any():
+        first = ids[batch[np.flatnonzero(wrong)[0]]]
+        raise RunError(
+            f"{name}: the log-prob of pair {first} is not finite; try --dtype float32, and check "
+            "that the weights are whole"
+        )
+    return logps
 
 
 def score_file(out: Path, shard: tuple[int, int] | None) -> Path:
@@ -341,27 +359,25 @@ def check_scores_out(path: Path) -> None:
             refuse("was not made by `denoise score`", file=path, fix="give another --out")
 
 
-def is_written(path: Path, planned: Plan) -> bool:
-    """Whether the file is the whole result of the same inputs and settings."""
-    made = tables.read_provenance(path) if path.exists() else None
-    return made is not None and made.run_id == planned.provenance.run_id
-
-
 def score_to_file(
     planned: Plan,
     path: Path,
     announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
-) -> Scores:
+) -> Scores | None:
     """Score what was planned into a file; killed and called again, it continues.
 
-    Finished batches are kept in a directory beside the file until it is written.
+    Finished batches are kept in a directory beside the file until it is written. Where the file is
+    there already, whole and from the same inputs and settings, nothing is done: None.
     """
     check_scores_out(path)
     work = path.with_name(f"{path.name}.parts")
-    result = run(planned, work, announce, progress)
-    write_scores(result, path)
-    shutil.rmtree(work)
+    made = tables.read_provenance(path) if path.exists() else None
+    result = None
+    if made is None or made.run_id != planned.provenance.run_id:
+        result = run(planned, work, announce, progress)
+        write_scores(result, path)
+    shutil.rmtree(work, ignore_errors=True)
     return result
 
 

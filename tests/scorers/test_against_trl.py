@@ -42,6 +42,15 @@ CHAT.append(
 )
 
 
+CHAT.append(
+    (
+        [*_user("How many?"), *_assistant("I would say")],
+        _assistant("Three apples."),
+        _assistant("I will not answer."),
+    )
+)
+
+
 def dataset(rows) -> Dataset:
     columns = list(zip(*rows, strict=True))
     pairs = pl.DataFrame(

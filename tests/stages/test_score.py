@@ -175,11 +175,12 @@ def test_shards_together_are_the_whole(policy_dir, reference_dir, tmp_path):
 
     data = make(23)
     out = tmp_path / "scores.parquet"
-    for index in range(3):
-        work = planned(data, policy_dir, reference_dir, shard=(index, 3))
-        score_to_file(work, score_file(out, (index, 3)))
+    for index in range(12):  # with one pair or two each, some shards have nothing but skipped pairs
+        work = planned(data, policy_dir, reference_dir, shard=(index, 12), max_length=60)
+        score_to_file(work, score_file(out, (index, 12)))
+    assert list(tmp_path.glob("*.skipped.parquet"))
     joined, _ = join_scores(out)
-    whole = run(planned(data, policy_dir, reference_dir)).scores
+    whole = run(planned(data, policy_dir, reference_dir, max_length=60)).scores
     joined = whole.select("pair_id").join(joined, on="pair_id", maintain_order="left")
     for column in ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps"):
         np.testing.assert_allclose(joined[column].to_numpy(), whole[column].to_numpy(), rtol=1e-5)
@@ -346,3 +347,57 @@ def test_skipped_pairs_are_written_beside_the_scores(policy_dir, tmp_path):
     assert skipped["reason"].str.contains("max_length 60").all()
     write_scores(Scores(result.scores, skipped.clear(), result.provenance), path)
     assert not (tmp_path / "scores.skipped.parquet").exists()
+
+
+def test_a_file_that_is_there_is_not_scored_again_and_its_parts_are_removed(policy_dir, tmp_path):
+    """A kill can fall between the write of the file and the removal of its parts."""
+    path, work = tmp_path / "scores.parquet", planned(make(6), policy_dir)
+    score_to_file(work, path)
+    parts = tmp_path / "scores.parquet.parts"
+    run(work, parts)
+    assert score_to_file(work, path) is None
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.parquet"]
+
+
+def test_a_log_prob_that_is_not_finite_is_a_failed_run(policy_dir, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match="is not finite"):
+        run(planned(make(3), copy))
+
+
+def test_a_dialogue_that_the_template_refuses_is_skipped_with_its_words(policy_dir, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    template = copy / "chat_template.jinja"
+    refusal = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    )
+    template.write_text(refusal + template.read_text())
+
+    def turn(role):
+        return [{"role": role, "content": "apples"}]
+
+    pairs = pl.DataFrame(
+        {
+            "pair_id": ["fine", "odd"],
+            "prompt": [turn("user"), turn("system") + turn("user")],
+            "response_a": [turn("assistant")] * 2,
+            "response_b": [[{"role": "assistant", "content": "kind"}]] * 2,
+        }
+    )
+    data = Dataset(Provenance("import"), pairs=pairs, votes=make(2).votes)
+    result = run(planned(data, copy))
+    assert result.scores["pair_id"].to_list() == ["fine"]
+    assert "no system role" in result.skipped["reason"][0]
+
+
+def test_what_auto_means_is_part_of_the_provenance(policy_dir):
+    assert planned(make(2), policy_dir).provenance.settings["dtype"] == "float32"
