@@ -19,6 +19,16 @@ SKIPPED_FILE = "skipped.parquet"
 SKIPPED_SCHEMA = {"source_row": pl.Int64, "reason": pl.String, "content": pl.String}
 """Rows of the source that became no vote or label: which, why, and the row as JSON."""
 
+_SKIPPED = schema.Contract(
+    "skipped",
+    (
+        schema.Column("source_row", "int"),
+        schema.Column("reason", "text"),
+        schema.Column("content", "text"),
+    ),
+    key=(),
+)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -46,7 +56,11 @@ class Dataset:
             InputError: the data are categorical labels.
         """
         if self.pairs is None or self.votes is None:
-            refuse("these are categorical labels, where pairs of responses with votes are needed")
+            refuse(
+                "these are categorical labels, where pairs of responses with votes are needed",
+                file="pairs",
+                fix="give data with two responses to a prompt, or import the votes with --texts",
+            )
         return self.pairs, self.votes
 
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -82,8 +96,11 @@ def read_dataset(directory: Path) -> Dataset:
         PAIRS_FILE: schema.PAIRS,
         VOTES_FILE: schema.VOTE_ROWS,
         LABELS_FILE: schema.LABELS,
+        SKIPPED_FILE: _SKIPPED,
     }
     wanted = [LABELS_FILE] if not (directory / PAIRS_FILE).is_file() else [PAIRS_FILE, VOTES_FILE]
+    if (directory / SKIPPED_FILE).is_file() and tables.read_manifest(directory) is not None:
+        wanted.append(SKIPPED_FILE)
     read = {name: tables.read_table(directory / name, contracts[name]) for name in wanted}
     made = {directory / name: provenance for name, (_, provenance) in read.items()}
     tables.same_run(made)
@@ -94,11 +111,13 @@ def read_dataset(directory: Path) -> Dataset:
     if provenance is None:
         hashes = {name: tables.file_hash(directory / name) for name in wanted}
         provenance = Provenance("import", inputs=hashes)
+    known = {"skipped": frames[SKIPPED_FILE]} if SKIPPED_FILE in frames else {}
     return Dataset(
         provenance,
         pairs=frames.get(PAIRS_FILE),
         votes=frames.get(VOTES_FILE),
         labels=frames.get(LABELS_FILE),
+        **known,
     )
 
 

@@ -86,11 +86,13 @@ def no_reason(rows: int) -> pl.Series:
 def vote_details(columns: Columns, frame: pl.DataFrame) -> list[pl.Series]:
     """The optional columns of a vote that a flat source has, under their core names.
 
-    A column that is not what its name says (seconds that are no numbers) is left to the extras.
+    A column that is not what its name says (seconds that are no numbers), or is empty in every row,
+    is left to the extras.
     """
     details = []
     for role in ("pair_id", "annotator", "strength"):
-        if (name := columns.find(role)) and not frame[name].dtype.is_nested():
+        name = columns.find(role)
+        if name and not frame[name].dtype.is_nested() and frame[name].null_count() < len(frame):
             details.append(as_text(frame[columns.need(role)]).alias(role))
     return details + timing(columns, frame)
 

@@ -139,7 +139,7 @@ def without_collisions(
 def typed(frame: pl.DataFrame) -> pl.DataFrame:
     """Columns of text that are numbers throughout, written plainly, as numbers.
 
-    '007' stays text, as its zeros would be lost.
+    What would lose something stays text: '007' its zeros, a long id its last digits.
     """
     for name in frame.columns:
         values = frame[name]
@@ -147,6 +147,8 @@ def typed(frame: pl.DataFrame) -> pl.DataFrame:
             continue
         if values.str.contains(r"^-?(0|[1-9]\d{0,17})$").all():
             frame = frame.with_columns(values.cast(pl.Int64))
-        elif values.str.contains(r"^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$").all():
-            frame = frame.with_columns(values.cast(pl.Float64))
+        elif values.str.contains(r"^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?$").all():
+            number = values.cast(pl.Float64)
+            if number.is_finite().all():
+                frame = frame.with_columns(number)
     return frame

@@ -77,7 +77,7 @@ def as_text(values: pl.Series) -> pl.Series:
     """Ids, labels and other short values as text: 1.0 as '1', NaN as missing.
 
     Raises:
-        InputError: the column holds lists or objects.
+        InputError: the column holds lists or objects, or bytes that are not UTF-8.
     """
     dtype = values.dtype
     if dtype == pl.String:
@@ -90,8 +90,21 @@ def as_text(values: pl.Series) -> pl.Series:
         if whole.fill_null(True).all():
             values = values.cast(pl.Int64)
     if dtype == pl.Binary:
-        return values.cast(pl.String, strict=False)
+        return _decoded(values)
     return values.cast(pl.String)
+
+
+def _decoded(values: pl.Series) -> pl.Series:
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        for row, value in enumerate(values):
+            try:
+                _ = value and value.decode()
+            except UnicodeDecodeError:
+                fix = "give text in UTF-8"
+                refuse("bytes that are no text", row=row, column=values.name, found=value, fix=fix)
+        raise
 
 
 def as_content(values: pl.Series) -> pl.Series:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _MAX_FAULTS = 100
+_DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
+# How a list or an object begins that polars has turned into text.
+_NESTED = r'^\s*(\{\s*["}]|\[\s*["\[{\]])'
 # An escaped half of a surrogate pair without the other half: polars reads it as a NUL.
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F].."
@@ -31,11 +35,15 @@ _LONE_SURROGATE = re.compile(
 
 @dataclass(frozen=True)
 class Read:
-    """A file's table; `untyped` where every value is text only because the format has no types."""
+    """A file's table; `untyped` where every value is text only because the format has no types.
+
+    `mixed` has the first row in which a column of text held a list or an object, by column.
+    """
 
     frame: pl.DataFrame
     untyped: bool = False
     notes: tuple[str, ...] = ()
+    mixed: Mapping[str, int] = field(default_factory=dict)
 
 
 def is_data_file(name: str) -> bool:
@@ -135,7 +143,8 @@ def _json_lines(data: bytes, path: Path) -> Read:
     escaped = b"\\ud" in data or b"\\uD" in data
     if not (escaped and _LONE_SURROGATE.search(data)):
         try:
-            return Read(_from_json_lines(data))
+            frame = _from_json_lines(data)
+            return Read(frame, mixed=_mixed(frame, lambda: _parsed(data)))
         except pl.exceptions.PolarsError:
             pass  # read again line by line, to name the lines or to mend what JSON allows
     records, faults = [], []
@@ -144,7 +153,7 @@ def _json_lines(data: bytes, path: Path) -> Read:
             continue
         try:
             record = _loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = getattr(error, "msg", str(error))
             faults.append(
                 Fault(
@@ -170,6 +179,24 @@ def _loads(text: str) -> Any:
     return json.loads(text, parse_constant=lambda _: None)  # NaN and Infinity are missing values
 
 
+def _parsed(data: bytes) -> list[dict[str, Any]]:
+    return [_loads(line) for line in data.decode().split("\n") if line.strip()]
+
+
+def _mixed(frame: pl.DataFrame, records: Callable[[], list[dict[str, Any]]]) -> dict[str, int]:
+    """The first row, by column of text, whose value was a list or an object and became text."""
+    found: dict[str, int] = {}
+    rows: list[dict[str, Any]] = []
+    for column in frame.select(pl.col(pl.String)):
+        suspects = column.str.contains(_NESTED).fill_null(False).arg_true()
+        if len(suspects):
+            rows = rows or records()
+            nested = (row for row in suspects if isinstance(rows[row][column.name], list | dict))
+            if (first := next(nested, None)) is not None:
+                found[column.name] = first
+    return found
+
+
 def _from_json_lines(data: bytes) -> pl.DataFrame:
     return pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
 
@@ -184,14 +211,15 @@ def _from_records(records: list[dict[str, Any]], path: Path) -> Read:
         fix = "give each column one type"
         refuse("the rows do not make a table", file=path, found=str(error), fix=fix)
     note = f"replaced {replaced:,} invalid character(s) (half surrogate pairs) by U+FFFD"
-    return Read(frame, notes=(note,) if replaced else ())
+    mixed = _mixed(frame, lambda: records)
+    return Read(frame, notes=(note,) if replaced else (), mixed=mixed)
 
 
 def _json(data: bytes, path: Path) -> Read:
     raise_any(_undecodable(data, path))
     try:
         content = _loads(data.decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if data.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") and "Extra data" in str(error):
             return _json_lines(data, path)  # JSON lines under the name .json
         fix = "write the file again, whole"
@@ -239,10 +267,12 @@ def _separated(data: bytes, path: Path, delimiter: str) -> Read:
     raise_any(_undecodable(data, path))
     text = data.decode("utf-8-sig")
     try:
-        header = next(row for _, row in _csv_rows(text, delimiter) if row)
+        header, found = _header(text, delimiter)
     except csv.Error as error:
         fix = "close the quote in the header"
         refuse(f"bad quoting ({error})", file=path, line=1, fix=fix)
+    notes = () if found == delimiter else (f"the columns are separated by {_DELIMITERS[found]}",)
+    delimiter = found
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         fix = "give each column a name of its own"
         refuse("the header names a column twice", file=path, found=", ".join(repeated), fix=fix)
@@ -252,7 +282,10 @@ def _separated(data: bytes, path: Path, delimiter: str) -> Read:
     try:
         table = arrow_csv.read_csv(
             io.BytesIO(data),
-            read_options=arrow_csv.ReadOptions(block_size=min(len(data) + 16, 2**31 - 1)),
+            # Arrow threads that outlive a short command may abort it as it ends.
+            read_options=arrow_csv.ReadOptions(
+                block_size=min(len(data) + 16, 2**31 - 1), use_threads=False
+            ),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
                 column_types={name: pa.large_string() for name in header},
@@ -266,7 +299,25 @@ def _separated(data: bytes, path: Path, delimiter: str) -> Read:
         refuse("the table cannot be read", file=path, found=str(error), fix="write it again")
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    return Read(frame, untyped=True)
+    return Read(frame, untyped=True, notes=notes)
+
+
+def _header(text: str, delimiter: str) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them: spreadsheets write `;` in many countries.
+
+    Raises:
+        csv.Error: a quote is not closed.
+    """
+    for each in (delimiter, *_DELIMITERS):
+        with contextlib.suppress(csv.Error):
+            header = _first_record(text, each)
+            if len(header) > 1:
+                return header, each
+    return _first_record(text, delimiter), delimiter
+
+
+def _first_record(text: str, delimiter: str) -> list[str]:
+    return next(row for _, row in _csv_rows(text, delimiter) if row)
 
 
 def _csv_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -27,6 +27,8 @@ from denoise.tables import Provenance
 if TYPE_CHECKING:
     import datasets
 
+_TEXTS = frozenset({"prompt", "chosen", "rejected", "response_a", "response_b"})
+
 FORMS: tuple[Form, ...] = (LONG_VOTES, MULTIPREF, ARENA, SUMMARIES, CHOSEN, COMPARISONS, LABELS)
 
 
@@ -50,6 +52,8 @@ def import_data(
     Raises:
         InputError: the source cannot be read, is of no known form, or no row can be used.
     """
+    if isinstance(source, str | Path):
+        sources.check_name(source)
     if isinstance(source, str | Path) and dataset.is_dataset(Path(source)):
         if columns or split or texts is not None or aspect != "overall":
             fix = "leave out --map, --aspect, --split and --texts, or import the source again"
@@ -70,6 +74,9 @@ def import_data(
     request = Request(given, found, aspect, text_source, text_columns)
     try:
         read = form.read(request)
+        _check_mixed(given, found)
+        if text_source is not None and text_columns is not None:
+            _check_mixed(text_source, text_columns)
         if isinstance(read, Ballots):
             built = build(read, given.name, untyped=given.untyped)
         else:
@@ -101,6 +108,21 @@ def import_data(
     )
 
 
+def _check_mixed(source: Source, columns: Columns) -> None:
+    """Refuse prompts and responses that are messages in some rows and text in others."""
+    for role in _TEXTS & columns.used.keys():
+        name = columns.used[role]
+        if (row := source.mixed.get(name)) is not None:
+            refuse(
+                "a list or an object, where other rows have text",
+                file=source.name,
+                row=row,
+                column=name,
+                found=source.frame[name][row],
+                fix="give every row of the column in one form",
+            )
+
+
 def _annotator(columns: Columns) -> str:
     name = columns.used.get("annotator")
     return f"annotator from column {quote(name)}" if name else "no annotator column"
@@ -121,8 +143,9 @@ def _recognise(source: Source, columns: Columns, *, with_texts: bool) -> Form:
             found=", ".join(sorted(unused)),
             fix=f"map {', '.join(sorted(matching[0].roles)) or 'nothing'}",
         )
+    problem = "with this map, the columns" if columns.overrides else "the columns"
     refuse(
-        f"the columns are of no known form: {', '.join(map(quote, source.frame.columns))}",
+        f"{problem} are of no known form: {', '.join(map(quote, source.frame.columns))}",
         file=source.name,
         fix=f"known are {known}; or say which is which, as in --map chosen=COLUMN",
     )

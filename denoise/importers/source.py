@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,7 +29,8 @@ _HASH_ROWS = 4096
 class Source:
     """A table as it was given: its `name` in messages, the SHA-256 of its content, its split.
 
-    `untyped` says that every value is text only because the file format has no types.
+    `untyped` says that every value is text only because the file format has no types; `mixed` has
+    the first row in which a column of text held a list or an object, by column.
     """
 
     frame: pl.DataFrame
@@ -37,6 +39,7 @@ class Source:
     split: str | None = None
     untyped: bool = False
     notes: tuple[str, ...] = ()
+    mixed: Mapping[str, int] = field(default_factory=dict)
 
 
 def load(source: str | Path | pl.DataFrame | datasets.Dataset, split: str | None = None) -> Source:
@@ -46,6 +49,7 @@ def load(source: str | Path | pl.DataFrame | datasets.Dataset, split: str | None
         InputError: there is no such thing, it cannot be read, or it has no rows.
     """
     if isinstance(source, str | Path):
+        check_name(source)
         loaded = _named(source, split)
     elif isinstance(source, pl.DataFrame):
         _no_split(split, "a table in memory")
@@ -58,6 +62,21 @@ def load(source: str | Path | pl.DataFrame | datasets.Dataset, split: str | None
     if loaded.frame.is_empty():
         refuse("there are no rows", file=loaded.name, fix="give a table with rows")
     return loaded
+
+
+def check_name(source: str | Path) -> None:
+    """Refuse what can be no path and no hub id.
+
+    Raises:
+        InputError: nothing is given, or the file system cannot have such a name.
+    """
+    if not str(source).strip():
+        refuse("no source is given", fix="give a file, a directory or a hub id")
+    try:
+        Path(source).exists()
+    except OSError as error:
+        name = tables.without_credentials(str(source))
+        refuse("not the name of a file", found=name, fix=f"check the path ({error.strerror})")
 
 
 def content_hash(frame: pl.DataFrame) -> str:
@@ -80,7 +99,12 @@ def _named(source: str | Path, split: str | None) -> Source:
         _no_split(split, "a file")
         read = files.read_file(path)
         return Source(
-            read.frame, name, tables.file_hash(path), untyped=read.untyped, notes=read.notes
+            read.frame,
+            name,
+            tables.file_hash(path),
+            untyped=read.untyped,
+            notes=read.notes,
+            mixed=read.mixed,
         )
     if path.is_dir():
         return _directory(path, name, split)
@@ -116,13 +140,13 @@ def _directory(path: Path, name: str, split: str | None) -> Source:
 def _hub(source: str, name: str, split: str | None) -> Source:
     import datasets
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     repository, _, config = source.partition(":")
     try:
         # One short question first: `load_dataset` without a network tries for half a minute.
         HfApi().dataset_info(repository, timeout=10)
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         _cannot(name, error, "check the name; log in with `hf auth login` if it is private")
     except Exception as error:
         stored = Path(datasets.config.HF_DATASETS_CACHE) / repository.replace("/", "___")

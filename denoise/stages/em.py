@@ -18,7 +18,15 @@ import polars as pl
 from denoise import noise, schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import Fault, raise_any, refuse
-from denoise.stages.evidence import Evidence, from_column, from_scores, join_scores, no_evidence
+from denoise.stages.evidence import (
+    Evidence,
+    check_without_scores,
+    from_column,
+    from_scores,
+    join_scores,
+    no_evidence,
+)
+from denoise.stages.summary import cautions, summarise
 from denoise.tables import Provenance
 
 __all__ = ["EMResult", "em", "join_scores", "read_em", "write_em"]
@@ -104,11 +112,14 @@ def em(
             gamma=gamma,
             per_token=not ipo_sum,
         )
-    elif column is not None:
-        is_prob = prob_column is not None
-        evidence = from_column(data, pairs, votes, column, is_prob=is_prob)
     else:
-        evidence = no_evidence(votes)
+        check_without_scores(loss, beta, gamma, ipo_sum)
+        is_prob = prob_column is not None
+        evidence = (
+            no_evidence(votes)
+            if column is None
+            else from_column(data, pairs, votes, column, is_prob=is_prob)
+        )
 
     table = _countable(votes, evidence)
     learn = table.filter("counted", pl.col("margin").is_not_null()).sort("vote_id")
@@ -126,8 +137,8 @@ def em(
         {"data": data.provenance.run_id, **evidence.inputs},
         {"mode": mode, **evidence.settings, **fitting},
     )
-    summary = _summary(table, confidences, annotators, fit)
-    notes = (*evidence.notes, *_notes(evidence, annotators, summary, fit))
+    summary = summarise(table, confidences, annotators, fit)
+    notes = (*evidence.notes, *cautions(evidence, annotators, summary, fit))
     return EMResult(
         confidences=confidences,
         annotators=annotators,
@@ -155,6 +166,8 @@ def read_em(directory: Path) -> EMResult:
     Raises:
         InputError: a table is missing or departs from its contract, or they are of two runs.
     """
+    if not directory.is_dir():
+        refuse("there is no such directory", file=directory, fix="give what `denoise em` wrote")
     contracts = {
         CONFIDENCES_FILE: schema.CONFIDENCES,
         ANNOTATORS_FILE: schema.ANNOTATORS,
@@ -339,77 +352,3 @@ def _trace(fit: noise.Fit, schedule: str) -> pl.DataFrame:
         },
         orient="row",
     )
-
-
-def _summary(
-    table: pl.DataFrame, confidences: pl.DataFrame, annotators: pl.DataFrame, fit: noise.Fit
-) -> dict[str, Any]:
-    sides = table.filter("counted").group_by("pair_id").agg(pl.len(), pl.col("vote").n_unique())
-    labels = confidences["confidence"].drop_nulls()
-    wrong = float((1.0 - labels).sum())
-    known = annotators.filter(pl.col("reliability").is_not_null())
-    mean = known["reliability"].mean()
-    voted = (known["reliability"] * known["n_votes"]).sum() / max(known["n_votes"].sum(), 1)
-    last = fit.trace[-1]
-    return {
-        "converged": fit.converged,
-        "iterations": last.iteration,
-        "objective": last.objective,
-        "n_votes": len(table),
-        "n_ties": int((~table["oriented"]).sum()),
-        "n_contradicted": int(table["contradicted"].sum()),
-        "n_repeated": int(table["repeated"].sum()),
-        "n_unscored": len(table.filter("oriented", pl.col("margin").is_null())),
-        "n_pairs": table["pair_id"].n_unique(),
-        "n_pairs_several": int((sides["len"] > 1).sum()),
-        "n_pairs_conflicting": int((sides["vote"] > 1).sum()),
-        "n_annotators": len(annotators),
-        "n_not_identified": _flagged(annotators, "not identified"),
-        "mean_reliability": mean,
-        "mean_reliability_by_vote": voted if len(known) else None,
-        "expected_wrong": wrong,
-        "expected_wrong_share": wrong / len(labels),
-    }
-
-
-def _flagged(annotators: pl.DataFrame, flag: str) -> int:
-    return int(annotators["flags"].list.contains(flag).sum())
-
-
-def _notes(
-    evidence: Evidence, annotators: pl.DataFrame, summary: Mapping[str, Any], fit: noise.Fit
-) -> list[str]:
-    """What the user should know before trusting the numbers."""
-    said = [fit.warning] if fit.warning else []
-    if evidence.settings["evidence"] == "none":
-        said.append(
-            "there is no evidence of a model: paper mode learns nothing from votes alone, and each "
-            "label has the confidence η_0; give --scores, --margin or --prob"
-        )
-    elif summary["n_not_identified"] and len(annotators) == 1:
-        said.append(
-            "the one reliability is not identified: the margins are too small to tell it, and the "
-            "confidences follow η_0"
-        )
-    elif summary["n_not_identified"]:
-        said.append(
-            f"{summary['n_not_identified']:,} annotator(s) are flagged 'not identified': these "
-            "data do not tell their reliability"
-        )
-    if summary["n_unscored"]:
-        said.append(
-            f"{summary['n_unscored']:,} of {summary['n_votes']:,} votes have no margin; they take "
-            "no part in the fit, and their confidence is their annotator's reliability"
-        )
-    if summary["n_contradicted"]:
-        said.append(
-            f"{summary['n_contradicted']:,} votes contradict another of the same annotator on the "
-            "same pair and count as ties"
-        )
-    if summary["n_pairs_several"]:
-        said.append(
-            f"{summary['n_pairs_several']:,} of {summary['n_pairs']:,} pairs have several votes "
-            f"({summary['n_pairs_conflicting']:,} in conflict); paper mode treats them as "
-            "unrelated, so what they say together is not used"
-        )
-    return said

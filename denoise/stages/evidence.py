@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import polars as pl
 from denoise import losses, noise, schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import Fault, raise_any, refuse
+from denoise.plain import quote
 from denoise.tables import Provenance
 
 _TRAINERS = {
@@ -61,6 +63,7 @@ def from_scores(
     raise_any(schema.faults(scores, schema.SCORES, "scores"))
     settings = _loss_settings(loss, beta, gamma, per_token)
     _check_pairs(pairs, scores, provenance)
+    _check_reference(scores, loss)
     columns = ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps")
     logps = losses.PairLogps(
         *(scores[name].cast(pl.Float64).to_numpy() for name in (*columns, "a_tokens", "b_tokens"))
@@ -72,10 +75,31 @@ def from_scores(
         gamma=settings.get("gamma"),
         per_token=settings.get("per_token", True),
     )
-    by_pair = pl.DataFrame({"pair_id": scores["pair_id"].cast(pl.String), "margin": delta})
-    margin = votes.join(by_pair, on="pair_id", how="left", maintain_order="left")["margin"]
+    margin = _by_pair(votes, scores["pair_id"], pl.Series(delta))
     inputs = {"scores": provenance.run_id if provenance else _values_hash(votes, margin)}
     return Evidence(margin, settings, inputs, _tokenisation_note(loss, provenance))
+
+
+def _check_reference(scores: pl.DataFrame, loss: str) -> None:
+    if loss not in losses.NEEDS_REFERENCE:
+        return
+    for name in ("ref_a_logps", "ref_b_logps"):
+        missing = scores[name].is_null()
+        if missing.any():
+            refuse(
+                f"the loss {loss} needs reference log-probs; {missing.sum():,} are missing",
+                file="scores",
+                row=missing.arg_true()[0],
+                column=name,
+                fix="score again with --reference, or use --loss simpo or cpo",
+            )
+
+
+def _by_pair(votes: pl.DataFrame, pair_id: pl.Series, margin: pl.Series) -> pl.Series:
+    """The margin of each vote's pair; a column `margin` of the votes' own has no part in it."""
+    by_pair = pl.DataFrame({"pair_id": pair_id.cast(pl.String), "margin": margin})
+    ids = votes.select("pair_id")
+    return ids.join(by_pair, on="pair_id", how="left", maintain_order="left")["margin"]
 
 
 def from_column(
@@ -96,12 +120,12 @@ def from_column(
     source = votes if table == "votes" else pairs
     if name not in source.columns:
         numeric = [n for f in (votes, pairs) for n in f.columns if f[n].dtype.is_numeric()]
-        fix = f"columns of numbers are {', '.join(numeric)}"
+        fix = f"columns of numbers are {', '.join(map(quote, numeric)) or 'not there'}"
         refuse("neither the votes nor the pairs have this column", column=name, fix=fix)
-    values, notes = _checked_values(source[name], table, is_prob)
+    rows = votes["vote_id"] if table == "votes" else pl.int_range(len(pairs), eager=True)
+    values, notes = _checked_values(source[name], rows, table, is_prob)
     if table == "pairs":
-        by_pair = pl.DataFrame({"pair_id": pairs["pair_id"].cast(pl.String), "margin": values})
-        margin = votes.join(by_pair, on="pair_id", how="left", maintain_order="left")["margin"]
+        margin = _by_pair(votes, pairs["pair_id"], values)
     else:
         margin = votes.select(values * _first_is_a(data, votes)).to_series()
     settings = {"evidence": "prob" if is_prob else "margin", "column": name, "table": table}
@@ -113,14 +137,21 @@ def _first_is_a(data: Dataset, votes: pl.DataFrame) -> pl.Expr:
     if data.provenance.settings.get("first") == "chosen":
         return pl.col("vote").replace_strict({"a": 1.0, "b": -1.0}, default=None)
     if "swapped" in votes.columns:
+        if votes.schema["swapped"] != pl.Boolean:
+            found = str(votes.schema["swapped"])
+            fix = "say true where the first response is b, or rename the column"
+            refuse("wrong type", file="votes", column="swapped", found=found, fix=fix)
         return pl.when(pl.col("swapped").fill_null(False)).then(-1.0).otherwise(1.0)
     return pl.lit(1.0)
 
 
 def _checked_values(
-    values: pl.Series, table: str, is_prob: bool
+    values: pl.Series, rows: pl.Series, table: str, is_prob: bool
 ) -> tuple[pl.Series, tuple[str, ...]]:
-    """The column as margins, and a note on the probabilities that are exactly 0 or 1."""
+    """The column as margins, and a note on the probabilities that are exactly 0 or 1.
+
+    `rows` are their numbers for a message: vote ids, as the source may have further rows.
+    """
     name = values.name
     if not values.dtype.is_numeric():
         fix = "give a column of numbers"
@@ -134,7 +165,7 @@ def _checked_values(
         what = "not probabilities" if is_prob else "not finite"
         fix = "leave a value empty where there is none"
         problem = f"{int(wrong.sum())} value(s) that are {what}"
-        refuse(problem, file=table, row=row, column=name, found=values[row], fix=fix)
+        refuse(problem, file=table, row=rows[row], column=name, found=values[row], fix=fix)
     if not is_prob:
         return values, ()
     edge = int(values.is_in([0.0, 1.0]).sum())
@@ -167,12 +198,31 @@ def _check_pairs(pairs: pl.DataFrame, scores: pl.DataFrame, provenance: Provenan
         )
 
 
+def check_without_scores(loss: str, beta: float | None, gamma: float | None, ipo_sum: bool) -> None:
+    """Refuse settings of a loss where there are no scores for it to use.
+
+    Raises:
+        InputError: the loss is unknown, or any of its settings is given.
+    """
+    _check_loss(loss)
+    settings = {"beta": beta is not None, "gamma": gamma is not None, "ipo_sum": ipo_sum}
+    raise_any(
+        Fault(f"{name} means nothing without scores", fix="give scores, or leave it out")
+        for name, given in settings.items()
+        if given
+    )
+
+
+def _check_loss(loss: str) -> None:
+    if loss not in losses.LOSSES:
+        refuse("unknown loss", found=loss, fix=f"it is one of {', '.join(losses.LOSSES)}")
+
+
 def _loss_settings(
     loss: str, beta: float | None, gamma: float | None, per_token: bool
 ) -> dict[str, Any]:
     """What of the settings the loss uses, with defaults filled in."""
-    if loss not in losses.LOSSES:
-        refuse("unknown loss", found=loss, fix=f"it is one of {', '.join(losses.LOSSES)}")
+    _check_loss(loss)
     beta = losses.BETA[loss] if beta is None else beta
     found = []
     if not (math.isfinite(beta) and beta > 0):
@@ -223,13 +273,16 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
     files = [file for path in given for file in _shard_files(path)]
     if not files:
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
-    read = [tables.read_table(file, schema.SCORES) for file in files]
+    # A shard whose pairs are all too long has no rows, and only the whole must have some.
+    sharded = len(files) > 1
+    read = [tables.read_table(file, schema.SCORES, may_be_empty=sharded) for file in files]
     whole = _whole_job(files, [provenance for _, provenance in read])
     columns = [
         pl.col(c.name).cast({"text": pl.String, "int": pl.Int64}.get(c.kind, pl.Float64))
         for c in schema.SCORES.columns
     ]
     joined = pl.concat([frame.select(columns) for frame, _ in read])
+    raise_any(schema.faults(joined, schema.SCORES, files[0]) if joined.is_empty() else [])
     again = (~joined["pair_id"].is_first_distinct()).arg_true()
     if len(again):
         file_of = np.repeat(np.arange(len(files)), [len(frame) for frame, _ in read])
@@ -249,7 +302,9 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
 def _shard_files(path: Path) -> list[Path]:
     if path.exists():
         return [path]
-    return sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")) or [path]
+    name = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(file for file in beside if name.fullmatch(file.name)) or [path]
 
 
 def _whole_job(files: list[Path], made: list[Provenance | None]) -> Provenance | None:

@@ -160,6 +160,22 @@ def test_csv_keeps_leading_zeros_and_tells_an_empty_text_from_a_missing_one(writ
     assert data.skipped["reason"].to_list() == ["'chosen' is empty"]
 
 
+def test_numbers_in_csv_that_a_number_cannot_hold_stay_text(write):
+    long, short = "12345678901234567890", "1234567890123456789"
+    text = f"chosen,rejected,id,big,tiny\nx,y,{long},1e999,1e-300\nv,w,{short},2,3\n"
+    votes = import_data(write("d.csv", text)).votes
+    assert votes["id"].to_list() == [long, short]
+    assert votes["big"].to_list() == ["1e999", "2"]
+    assert votes["tiny"].to_list() == [1e-300, 3.0]
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_csv_as_spreadsheets_write_it_in_many_countries(write, separator, name):
+    data = import_data(write("d.csv", csv_text(separator)))
+    assert data.pairs.equals(import_data(write("e.csv", csv_text())).pairs)
+    assert f"the columns are separated by {name}" in data.notes
+
+
 def test_messages_in_csv_are_read_from_json(write):
     chat = [json.dumps([{"role": "assistant", "content": text}]) for text in "xy"]
     frame = pl.DataFrame({"prompt": ["p"], "chosen": chat[:1], "rejected": chat[1:]})
@@ -177,6 +193,53 @@ def test_a_response_of_a_million_characters(tmp_path, kind):
     else:
         getattr(frame, f"write_{kind}")(path)
     assert import_data(path).pairs["response_a"].str.len_chars()[0] >= 1_000_000
+
+
+MESSAGES = [{"role": "assistant", "content": "x"}]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_messages_in_a_column_of_text_are_refused_and_not_read_as_text(write, kind, order):
+    rows = [ROWS[0], ROWS[1] | {"chosen": MESSAGES}][::order]
+    text = json.dumps(rows) if kind == "json" else "\n\n".join(map(json.dumps, rows))
+    where = f"row {rows.index(ROWS[1] | {'chosen': MESSAGES})}, column 'chosen'"
+    message = refused(write(f"d.{kind}", text))
+    assert where in message and "give every row of the column in one form" in message
+
+
+def test_text_that_is_json_and_other_columns_of_two_kinds_are_kept(write):
+    written = json.dumps(MESSAGES[0])
+    rows = [ROWS[0] | {"chosen": written, "extra": "x"}, ROWS[1] | {"extra": [1]}]
+    data = import_data(write("d.jsonl", "\n".join(map(json.dumps, rows))))
+    assert written in data.pairs.row(0)
+    assert data.votes["extra"].to_list() == ["x", "[1]"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_json_too_deep_to_read_is_one_line(write, kind):
+    message = refused(write(f"d.{kind}", '{"a":' * 50_000 + "1" + "}" * 50_000))
+    assert "not JSON (maximum recursion depth" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "user/" + "x" * 300])
+def test_a_name_that_is_too_long_is_one_line(name):
+    assert "\n" not in refused(name)
+
+
+def test_no_name_at_all_is_not_this_directory():
+    assert refused("") == "no source is given; give a file, a directory or a hub id"
+
+
+def test_a_short_command_ends_in_peace_where_arrow_has_one_thread(write):
+    path = write("d.csv", "chosen,rejected\n")
+    for _ in range(4):  # a thread of Arrow's that outlived the command aborted it 3 times of 4
+        run = subprocess.run(
+            [sys.executable, "-m", "denoise", "import", str(path), "--out", str(path) + ".d"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert run.returncode == 2
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "user/data.csv.gz", "/no/such/place"])
@@ -246,6 +309,13 @@ def test_the_run_is_told_by_the_content_and_not_by_the_name(write):
     second = import_data(write("b.jsonl", CONTENTS["jsonl"]))
     assert first.provenance == second.provenance
     assert first.provenance.run_id != import_data(write("c.csv", csv_text())).provenance.run_id
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_row():
+    frame = pl.DataFrame({"chosen": [b"a", None, b"\xff"], "rejected": ["x", "y", "z"]})
+    assert "row 2, column 'chosen': bytes that are no text" in refused(frame)
+    data = import_data(frame.filter(pl.col("rejected") != "z"))
+    assert "a" in data.pairs.row(0) and len(data.skipped) == 1
 
 
 def test_bytes_in_a_table_do_not_stop_the_import():

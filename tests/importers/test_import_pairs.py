@@ -208,6 +208,13 @@ def test_a_missing_number_as_annotator_is_skipped_and_not_called_nan():
     assert data.skipped["reason"].to_list() == ["'rater' is empty"]
 
 
+def test_a_column_of_annotators_that_names_nobody_is_no_column_of_annotators():
+    frame = pl.DataFrame({"chosen": ["a", "b"], "rejected": ["x", "y"], "judge": [None, None]})
+    data = import_data(frame)
+    assert data.votes["annotator_id"].to_list() == ["all", "all"]
+    assert "judge" in data.votes.columns and "no annotator column" in data.notes[0]
+
+
 def test_columns_that_clash_with_the_contract_are_renamed_and_the_others_kept_in_order():
     frame = pl.DataFrame(
         {
@@ -255,7 +262,9 @@ def test_the_same_input_gives_the_same_tables_and_run():
 def test_a_written_import_is_read_back_and_takes_no_options(tmp_path):
     data = import_data(table([("p", "x", "y", "a", "w1"), ("p", "x", "x", "a", "w1")]))
     write_dataset(data, tmp_path / "d")
-    assert import_data(tmp_path / "d").votes.equals(read_dataset(tmp_path / "d").votes)
+    again = import_data(tmp_path / "d")
+    assert again.votes.equals(read_dataset(tmp_path / "d").votes)
+    assert len(data.skipped) == 1 and again.skipped.equals(data.skipped)
     with pytest.raises(InputError, match="imported already"):
         import_data(tmp_path / "d", columns={"prompt": "prompt"})
 

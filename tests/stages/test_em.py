@@ -271,11 +271,29 @@ def test_the_margins_are_those_of_the_loss(loss):
     assert result.summary["settings"]["loss"] == loss
 
 
+def test_a_column_of_the_source_never_takes_the_place_of_the_models_margin():
+    own = [9.0] * len(VOTES)
+    clean = em(dataset(VOTES), score_table(MARGINS)).confidences
+    clashing = dataset(VOTES, margin=own, pairs_extra={"rm": pl.Series(MARGINS)})
+    assert em(clashing, score_table(MARGINS)).confidences.equals(clean)
+    assert em(clashing, margin_column="rm").confidences["margin"].equals(clean["margin"])
+
+
 def test_simpo_needs_no_reference_and_dpo_does():
     scores = score_table(MARGINS, reference=False)
     assert em(dataset(VOTES), scores, loss="simpo").summary["settings"]["gamma"] == losses.GAMMA
-    with pytest.raises(InputError, match="--reference"):
+    with pytest.raises(InputError, match=r"scores: row 0, column 'ref_a_logps'.*--reference"):
         em(dataset(VOTES), scores)
+
+
+@pytest.mark.parametrize("given", [{"beta": 0.5}, {"gamma": 1.0}, {"ipo_sum": True}])
+def test_settings_of_a_loss_without_scores_are_refused(given):
+    data = dataset(VOTES, m=[1.0] * len(VOTES))
+    for evidence in ({}, {"margin_column": "m"}):
+        with pytest.raises(InputError, match=f"{next(iter(given))} means nothing without scores"):
+            em(data, **evidence, **given)
+    with pytest.raises(InputError, match="unknown loss"):
+        em(data, loss="orpo")
 
 
 def test_a_margin_of_the_votes_is_the_first_response_less_the_second_of_the_source_row():
@@ -286,6 +304,19 @@ def test_a_margin_of_the_votes_is_the_first_response_less_the_second_of_the_sour
     assert along(dataset(votes, m=values, first="chosen")) == [1.0, 2.0, -3.0]
     swapped = [False, True, True]
     assert along(dataset(votes, m=values, swapped=swapped)) == [1.0, 2.0, -3.0]
+
+
+def test_what_says_which_response_is_first_is_true_or_false():
+    data = dataset([(0, "u", "a")], m=[1.0], swapped=["yes"])
+    with pytest.raises(InputError, match="column 'swapped': wrong type"):
+        em(data, margin_column="m")
+
+
+def test_a_bad_value_is_named_by_its_row_in_the_source():
+    data = dataset([(0, "u", "a"), (1, "u", "b")], m=[1.0, math.nan])
+    data = replace(data, votes=data.votes.with_columns(vote_id=pl.Series([3, 8])))
+    with pytest.raises(InputError, match="votes: row 8, column 'm'"):
+        em(data, margin_column="m")
 
 
 def test_a_margin_of_the_pairs_is_a_less_b():
@@ -318,7 +349,7 @@ def test_bad_columns_are_refused(values, kind, said):
 
 
 def test_a_missing_column_is_refused_with_what_there_is():
-    with pytest.raises(InputError, match=r"columns of numbers are vote_id, m"):
+    with pytest.raises(InputError, match=r"columns of numbers are 'vote_id', 'm'"):
         em(dataset([(0, "u", "a")], m=[1.0]), margin_column="margins")
 
 
