@@ -48,7 +48,7 @@ class Fault:
         text += self.problem
         if self.found is not None:
             text += f", found {quote(self.found)}"
-        return text + (f"; {self.fix}" if self.fix else "")
+        return plain(text + (f"; {self.fix}" if self.fix else ""))
 
 
 class DenoiseError(Exception):

@@ -22,6 +22,9 @@ class Parts:
         self.directory = directory
         self.provenance = provenance
         kept = tables.read_manifest(directory)
+        if not any(directory.glob("*.parquet")):
+            self._begin()
+            return
         if kept is not None and kept.run_id != provenance.run_id:
             changed = _changes(kept, provenance)
             refuse(
@@ -29,15 +32,16 @@ class Parts:
                 file=directory,
                 fix="repeat that command to finish it, remove the directory, or give another --out",
             )
-        if kept is None and directory.exists() and any(directory.glob("*.parquet")):
+        if kept is None:
             refuse(
                 "is not unfinished work of denoise",
                 file=directory,
                 fix="remove it, or give another --out",
             )
-        if kept is None:
-            directory.mkdir(parents=True, exist_ok=True)
-            tables.write_text(provenance.to_json() + "\n", directory / tables.MANIFEST)
+
+    def _begin(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        tables.write_text(self.provenance.to_json() + "\n", self.directory / tables.MANIFEST)
 
     def read(self, name: str) -> list[pl.DataFrame]:
         """The finished pieces of that name."""

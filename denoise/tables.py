@@ -110,6 +110,8 @@ def read_provenance(path: Path) -> Provenance | None:
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
+    if path.is_dir():
+        refuse("is a directory, where a Parquet file is wanted", file=path, fix="name the file")
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError:
@@ -133,6 +135,8 @@ def read_table(
         refuse("the Parquet file cannot be read", file=path, found=str(error), fix="write it again")
     if contract is schema.VOTE_ROWS and "vote_id" not in frame.columns:
         frame = frame.with_row_index("vote_id").with_columns(pl.col("vote_id").cast(pl.Int64))
+    if contract is schema.VOTE_ROWS and "annotator_id" not in frame.columns:
+        frame = frame.with_columns(annotator_id=pl.lit(schema.ALL_ANNOTATORS))
     raise_any(schema.faults(frame, contract, path, may_be_empty=may_be_empty))
     return frame, provenance
 
@@ -145,11 +149,28 @@ def read_manifest(directory: Path) -> Provenance | None:
         return None
 
 
+def check_writable(out: Path) -> None:
+    """Refuse an output that could not be written, before any work is done for it."""
+    try:
+        exists = out.exists()
+        parent = next(p for p in (out, *out.absolute().parents) if p.is_dir())
+    except (OSError, StopIteration) as error:  # a name that is too long, say
+        refuse("cannot be written", file=out, found=str(error), fix="give another --out")
+    blocked = not exists and any(p.is_file() for p in out.absolute().parents)
+    if (
+        blocked
+        or not os.access(parent, os.W_OK | os.X_OK)
+        or str(parent).startswith(("/proc", "/sys"))
+    ):
+        refuse("cannot be written", file=out, fix="give another --out")
+
+
 def check_out(out: Path, made_by: str) -> None:
     """Refuse an output directory that is neither empty nor an earlier output of the same command.
 
     Called before the work starts, so that hours are not lost to a name.
     """
+    check_writable(out)
     if out.is_file():
         refuse("is a file, where a directory is to be written", file=out, fix="give another --out")
     if not out.is_dir() or not any(out.iterdir()):

@@ -152,3 +152,16 @@ def test_the_pairs_hash_sees_texts_and_ids_and_not_the_order():
     assert schema.pairs_hash(two) == schema.pairs_hash(two.reverse())
     changed = two.with_columns(pl.lit("other").alias("prompt"))
     assert schema.pairs_hash(changed) != schema.pairs_hash(two)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file" / "sub", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="cannot be written"):
+            tables.check_out(out, "em")
+
+
+def test_votes_without_annotators_belong_to_all(tmp_path):
+    pl.DataFrame({"pair_id": ["p"], "vote": ["a"]}).write_parquet(tmp_path / "votes.parquet")
+    frame, _ = tables.read_table(tmp_path / "votes.parquet", schema.VOTE_ROWS)
+    assert frame["annotator_id"].to_list() == [schema.ALL_ANNOTATORS]

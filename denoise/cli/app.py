@@ -56,6 +56,9 @@ def load(
         for pair in map_
         if not all(pair.partition("="))
     ]
+    roles = [pair.partition("=")[0] for pair in map_]
+    twice = {role for role in roles if roles.count(role) > 1}
+    wrong += [Fault("--map gives a role twice", found=role) for role in sorted(twice)]
     raise_any(wrong)
     columns = {role: column for role, _, column in (pair.partition("=") for pair in map_)}
     data = import_data(source, columns=columns or None, aspect=aspect, split=split, texts=texts)

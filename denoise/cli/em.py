@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from denoise.cli import app as shared
+from denoise.plain import plain
 
 if TYPE_CHECKING:
     from denoise.dataset import Dataset
     from denoise.stages.em import EMResult
+
+
+ID_WIDTH = 40
 
 
 @shared.app.command()
@@ -100,10 +104,12 @@ def print_annotators(result: EMResult, show: int) -> None:
     """Print the least reliable annotators."""
     from denoise.cli.console import percent, table
 
+    if show < 1:
+        return
     worst = result.annotators.sort("reliability", "annotator_id", nulls_last=True)
     rows = [
         (
-            row["annotator_id"],
+            plain(row["annotator_id"], ID_WIDTH),
             percent(row["reliability"]),
             _interval(row["reliability_low"], row["reliability_high"]),
             f"{row['n_votes']:,}",
@@ -137,11 +143,9 @@ def print_doubtful(data: Dataset, result: EMResult, show: int) -> None:
     print(f"\nMost doubtful labels, of {len(labels):,}")
     for row in worst.iter_rows(named=True):
         chosen, rejected = ("a", "b") if row["vote"] == "a" else ("b", "a")
-        heading = (
-            f"confidence {row['confidence']:.2g}, vote {row['vote_id']}, {row['annotator_id']}"
-        )
+        annotator = plain(row["annotator_id"], ID_WIDTH)
         block(
-            heading,
+            f"confidence {row['confidence']:.2g}, vote {row['vote_id']}, {annotator}",
             {
                 "prompt": content_text(row["prompt"]),
                 "chosen": content_text(row[f"response_{chosen}"]),

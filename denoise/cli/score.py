@@ -124,6 +124,7 @@ def _dry_run(planned: Plan) -> None:
     scorer.score(batch)
     rate = sum(p.length for p in batch) / (time.perf_counter() - start)
     scorer.close()
-    models = 2 if planned.reference else 1
-    seconds = models * planned.tokens / rate
-    say(f"about {rate:,.0f} tokens/s here, so {seconds / 60:,.1f} minutes for {models} model(s)")
+    seconds = (2 if planned.reference else 1) * planned.tokens / rate
+    time_needed = f"{seconds:,.0f} seconds" if seconds < 90 else f"{seconds / 60:,.0f} minutes"
+    which = "policy and reference" if planned.reference else "the policy"
+    say(f"about {rate:,.0f} tokens/s here, so {time_needed} for {which}")

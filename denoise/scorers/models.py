@@ -10,8 +10,9 @@ from typing import Any
 
 from denoise import schema, tables
 from denoise.errors import RunError, refuse
-from denoise.plain import plain
+from denoise.plain import plain, quote
 
+_LONGEST_NAME = 255
 _CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 
 
@@ -43,6 +44,9 @@ def resolve(name: str, announce: Callable[[str], None] = lambda _: None) -> Mode
         InputError: nothing of that name, or what is there is no model.
     """
     path = Path(name).expanduser()
+    shown = tables.without_credentials(name)
+    if len(name) > _LONGEST_NAME:
+        refuse("neither a local directory nor a hub id", found=shown, fix="check the name")
     if path.is_file():
         if path.suffix != ".gguf":
             refuse("is a file, and not a .gguf model", file=path, fix="give a model's directory")
@@ -50,7 +54,7 @@ def resolve(name: str, announce: Callable[[str], None] = lambda _: None) -> Mode
     if path.is_dir():
         return _directory(path.resolve().name, path, _identity(path), announce)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        refuse("there is no such model", file=name, fix="give a directory, a .gguf or a hub id")
+        refuse("there is no such model", file=shown, fix="give a directory, a .gguf or a hub id")
     snapshot = _download(name)
     return _directory(name, snapshot, snapshot.name, announce)
 
@@ -65,7 +69,8 @@ def _directory(
             refuse(
                 "the adapter names no base model", file=adapter, column="base_model_name_or_path"
             )
-        announce(f"{name} is an adapter; its base model is {base_name}")
+        base_shown = tables.without_credentials(base_name)
+        announce(f"{name} is an adapter; its base model is {base_shown}")
         base = resolve(base_name, announce)
         identity = schema.digest(identity, base.identity).hex()
         return ModelSource(name, path, identity, base=base)
@@ -94,11 +99,13 @@ def _download(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=list(_CONTENT)))
     except HFValidationError:
-        refuse("neither a local directory nor a hub id", found=repo, fix="check the name")
+        shown = tables.without_credentials(repo)
+        refuse("neither a local directory nor a hub id", found=shown, fix="check the name")
     except Exception as error:  # the hub client raises many kinds, network errors among them
         reason = tables.without_credentials(str(error)).splitlines()[0]
+        shown = quote(tables.without_credentials(repo))
         refuse(
-            f"there is no local model '{repo}', and it could not be fetched from the hub",
+            f"there is no local model {shown}, and it could not be fetched from the hub",
             found=reason,
             fix="check the name and the connection, or give a local directory",
         )

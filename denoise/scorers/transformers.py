@@ -183,15 +183,18 @@ def bears_block_mask(config: Any) -> bool:
 
 def pick_dtype(dtype: str, device: str) -> str:
     """The dtype asked for, or float32 on the CPU and the checkpoint's own (`auto`) elsewhere."""
-    if dtype == "auto" and pick_device(device) == "cpu":
-        return "float32"
-    return dtype
+    on_cpu = pick_device(device) == "cpu"
+    return "float32" if dtype == "auto" and on_cpu else dtype
 
 
 def pick_device(device: str) -> str:
     """The device asked for, or CUDA where there is one."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except RuntimeError:
+        refuse("there is no such device", found=device, fix="give --device cpu, cuda or cuda:1")
     if device.startswith("cuda") and not torch.cuda.is_available():
         refuse("CUDA was asked for, and torch sees none", found=device, fix="use --device cpu")
     return device

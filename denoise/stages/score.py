@@ -14,7 +14,7 @@ import polars as pl
 
 from denoise import schema, tables
 from denoise.dataset import Dataset
-from denoise.errors import Fault, RunError, raise_any, refuse
+from denoise.errors import Fault, InputError, RunError, raise_any, refuse
 from denoise.parts import Parts
 from denoise.progress import scoring_progress
 from denoise.tables import Provenance
@@ -115,6 +115,8 @@ class Plan:
             said.append("--max-length N raises the limit; --truncate keep-start cuts as TRL does")
         if self.reference is None:
             said.append("no --reference: the scores serve SimPO and CPO margins, not DPO and IPO")
+            if self.settings.tokenize == "trl-dpo":
+                said.append("--tokenize trl-cpo gives the ids of TRL's SimPO and CPO trainers")
         return tuple(said)
 
     @property
@@ -204,6 +206,12 @@ def plan(
         index, count = settings.shard
         chosen = chosen.gather_every(count, offset=index)
     ids, kept, skipped = _tokenise(chosen, tokenizer, settings)
+    if not kept and not settings.shard:
+        refuse(
+            "no pair can be scored",
+            found=skipped["reason"][0],
+            fix="raise --max-length, or cut long responses with --truncate keep-start",
+        )
     return Plan(ids, kept, skipped, provenance, policy_source, reference_source, settings)
 
 
@@ -351,12 +359,17 @@ def score_file(out: Path, shard: tuple[int, int] | None) -> Path:
 
 def check_scores_out(path: Path) -> None:
     """Refuse to replace a file that `score` did not make."""
+    tables.check_writable(path)
     if path.is_dir():
         refuse("is a directory, where a file is to be written", file=path, fix="give a .parquet")
     if path.exists():
-        made = tables.read_provenance(path)
+        try:
+            made = tables.read_provenance(path)
+        except InputError:
+            made = None
         if made is None or made.made_by != "score":
-            refuse("was not made by `denoise score`", file=path, fix="give another --out")
+            fix = "remove it, or give another --out"
+            refuse("is no whole table that `denoise score` made", file=path, fix=fix)
 
 
 def score_to_file(

@@ -335,7 +335,7 @@ def test_provenance_holds_the_pairs_and_models_by_hash_and_no_path(policy_dir, t
 def test_a_file_of_the_users_own_is_not_replaced(tmp_path):
     path = tmp_path / "scores.parquet"
     pl.DataFrame({"x": [1]}).write_parquet(path)
-    with pytest.raises(InputError, match="was not made by `denoise score`"):
+    with pytest.raises(InputError, match="is no whole table that `denoise score` made"):
         check_scores_out(path)
 
 
@@ -401,3 +401,36 @@ def test_a_dialogue_that_the_template_refuses_is_skipped_with_its_words(policy_d
 
 def test_what_auto_means_is_part_of_the_provenance(policy_dir):
     assert planned(make(2), policy_dir).provenance.settings["dtype"] == "float32"
+
+
+def test_a_failed_start_does_not_block_the_next_run(policy_dir, reference_dir, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"broken")
+    path = tmp_path / "scores.parquet"
+    with pytest.raises(RunError):
+        score_to_file(planned(make(3), copy), path)
+    score_to_file(planned(make(3), reference_dir), path)
+    assert path.exists()
+
+
+def test_nothing_to_score_is_refused(policy_dir):
+    with pytest.raises(InputError, match="no pair can be scored"):
+        planned(make(3), policy_dir, max_length=1)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda"])
+def test_a_device_that_is_not_there_is_refused(device, policy_dir):
+    import torch
+
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(InputError):
+        planned(make(2), policy_dir, device=device)
+
+
+def test_a_models_credentials_are_not_shown():
+    with pytest.raises(InputError) as error:
+        planned(make(2), "https://user:secret@example.org/m?token=secret")
+    assert "secret" not in str(error.value)
