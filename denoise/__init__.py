@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from denoise.stages.score import ScoreSettings, score
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     # Lazy, so that `denoise --help` does not pay for polars, numba or torch.
     if name in _HOME:

@@ -17,7 +17,7 @@ LAYERS = [
     {"errors"},
     {"schema"},
     {"losses", "noise", "tables", "tokenise", "plot"},
-    {"dataset", "parts", "progress"},
+    {"dataset", "scores", "parts", "progress"},
     {"importers"},
     {"scorers"},
     {"stages"},

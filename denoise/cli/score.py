@@ -63,6 +63,8 @@ def score(
 ) -> None:
     """Score both responses of each pair with policy and reference."""
     from denoise.cli.console import next_step, say
+    from denoise.errors import naming_files
+    from denoise.scores import check_scores_out, score_file
     from denoise.stages import score as stage
 
     settings = stage.ScoreSettings(
@@ -77,10 +79,11 @@ def score(
         trust_remote_code=trust_remote_code,
     )
     settings.check(backend)
-    path = stage.score_file(out, settings.shard)
-    stage.check_scores_out(path)
+    path = score_file(out, settings.shard)
+    check_scores_out(path)
     data = shared.load(source, map_, aspect, split, texts)
-    planned = stage.plan(data, policy, reference, backend, settings, say)
+    with naming_files(pairs=source):
+        planned = stage.plan(data, policy, reference, backend, settings, say)
     for note in planned.notes:
         say(note)
     if dry_run:

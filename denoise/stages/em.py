@@ -18,6 +18,7 @@ import polars as pl
 from denoise import noise, schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import Fault, raise_any, refuse
+from denoise.scores import Scores
 from denoise.stages.evidence import (
     Evidence,
     check_without_scores,
@@ -54,7 +55,7 @@ class EMResult:
 
 def em(
     data: Dataset,
-    scores: pl.DataFrame | None = None,
+    scores: pl.DataFrame | Scores | None = None,
     *,
     loss: str = "dpo",
     beta: float | None = None,
@@ -75,7 +76,7 @@ def em(
 ) -> EMResult:
     """Confidences of the votes and reliabilities of the annotators (Eq. 2, 4, 6 and 7).
 
-    The model's evidence is one of: `scores`, turned into margins by `loss` with `beta` and (SimPO)
+    The model's evidence is one of: `scores` (what `score` gave, or a table), turned into margins by `loss` with `beta` and (SimPO)
     `gamma`, defaults in `denoise.losses`; the user's own `margin_column` (nats) or `prob_column`;
     nothing, which is a margin of 0. A column of `votes` is about the first response against the
     second of the source row, a column of `pairs` about a against b.
@@ -91,6 +92,8 @@ def em(
     Raises:
         InputError: a setting, table or column is wrong, or the scores are of other pairs.
     """
+    if isinstance(scores, Scores):
+        scores, scores_provenance = scores.scores, scores.provenance
     pairs, votes = data.preferences()
     raise_any(schema.faults(pairs, schema.PAIRS, "pairs"))
     raise_any(schema.faults(votes, schema.VOTE_ROWS, "votes"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from denoise import losses, noise, schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import Fault, raise_any, refuse
 from denoise.plain import quote
+from denoise.scores import score_files
 from denoise.tables import Provenance
 
 _TRAINERS = {
@@ -270,7 +270,7 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
         InputError: a shard is missing, given twice or of another job, or pairs are repeated.
     """
     given = [paths] if isinstance(paths, Path) else list(paths)
-    files = [file for path in given for file in _shard_files(path)]
+    files = [file for path in given for file in score_files(path)]
     if not files:
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
     # A shard whose pairs are all too long has no rows, and only the whole must have some.
@@ -297,14 +297,6 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
             fix="give each pair's scores once",
         )
     return joined, whole
-
-
-def _shard_files(path: Path) -> list[Path]:
-    if path.exists():
-        return [path]
-    name = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}")
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    return sorted(file for file in beside if name.fullmatch(file.name)) or [path]
 
 
 def _whole_job(files: list[Path], made: list[Provenance | None]) -> Provenance | None:

@@ -14,9 +14,10 @@ import polars as pl
 
 from denoise import schema, tables
 from denoise.dataset import Dataset
-from denoise.errors import Fault, InputError, RunError, raise_any, refuse
+from denoise.errors import Fault, RunError, raise_any, refuse
 from denoise.parts import Parts
 from denoise.progress import scoring_progress
+from denoise.scores import SKIPPED_SCHEMA, Scores, check_scores_out, write_scores
 from denoise.tables import Provenance
 from denoise.tokenise import RULES, Skip, TokenPair, tokenise
 
@@ -32,13 +33,6 @@ MAX_LENGTH = 1024
 KEEP_SECONDS = 10.0
 """How much finished work a kill may cost."""
 
-SKIPPED_SCHEMA = {
-    "pair_id": pl.String,
-    "reason": pl.String,
-    "prompt_tokens": pl.Int64,
-    "a_tokens": pl.Int64,
-    "b_tokens": pl.Int64,
-}
 _ROWS = 4096
 
 
@@ -85,16 +79,6 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The `scores` table, the pairs that were not scored with their reasons, and their origin."""
-
-    scores: pl.DataFrame
-    skipped: pl.DataFrame
-    provenance: Provenance
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a scoring run would do: `pairs` are the token ids of the rows that are scored."""
 
@@ -105,13 +89,15 @@ class Plan:
     policy: ModelSource
     reference: ModelSource | None
     settings: ScoreSettings
+    warnings: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know: pairs that are skipped, by reason, and the mend."""
         reasons = self.skipped["reason"].value_counts(sort=True).rows()
         said = [f"{count:,} pair(s) not scored: {reason}" for reason, count in reasons]
-        if said and self.settings.truncate == "none":
+        said = [*self.warnings, *said]
+        if reasons and self.settings.truncate == "none":
             said.append("--max-length N raises the limit; --truncate keep-start cuts as TRL does")
         if self.reference is None:
             said.append("no --reference: the scores serve SimPO and CPO margins, not DPO and IPO")
@@ -184,7 +170,8 @@ def plan(
 ) -> Plan:
     """Resolve the models, choose the pairs, and cut them into tokens."""
     settings.check(backend)
-    pairs, _ = data.preferences()
+    pairs, votes = data.preferences()
+    _check_contents(pairs)
     from denoise.scorers.models import load_tokenizer, resolve
     from denoise.scorers.transformers import pick_dtype
 
@@ -212,7 +199,32 @@ def plan(
             found=skipped["reason"][0],
             fix="raise --max-length, or cut long responses with --truncate keep-start",
         )
-    return Plan(ids, kept, skipped, provenance, policy_source, reference_source, settings)
+    warnings = _ignored(pairs, votes)
+    return Plan(ids, kept, skipped, provenance, policy_source, reference_source, settings, warnings)
+
+
+def _check_contents(pairs: pl.DataFrame) -> None:
+    """Refuse tables that are no pairs, or whose texts are partly messages."""
+    raise_any(schema.faults(pairs, schema.PAIRS, "pairs"))
+    contents = ("prompt", "response_a", "response_b")
+    if len({schema.is_chat(pairs.schema[name]) for name in contents}) > 1:
+        refuse(
+            "some of prompt and responses are text and some are messages",
+            file="pairs",
+            found=", ".join(f"{name} {pairs.schema[name]}" for name in contents),
+            fix="give all three in one form",
+        )
+
+
+def _ignored(pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[str, ...]:
+    """Columns that TRL hands to the chat template, row by row, and this does not."""
+    names = [n for n in ("tools", "chat_template_kwargs") if n in (*pairs.columns, *votes.columns)]
+    if not names or not schema.is_chat(pairs.schema["prompt"]):
+        return ()
+    return (
+        f"TRL gives {' and '.join(names)} to the chat template, denoise does not: these log-probs "
+        "are of other tokens than the trainer's",
+    )
 
 
 def _provenance(
@@ -350,28 +362,6 @@ def _finite(logps: np.ndarray, name: str, batch: np.ndarray, ids: Sequence[str])
     return logps
 
 
-def score_file(out: Path, shard: tuple[int, int] | None) -> Path:
-    """Where a run writes its scores: `out`, or a numbered file beside it for one shard of many."""
-    if shard is None:
-        return out
-    return out.with_name(f"{out.stem}-{shard[0]:05d}-of-{shard[1]:05d}{out.suffix}")
-
-
-def check_scores_out(path: Path) -> None:
-    """Refuse to replace a file that `score` did not make."""
-    tables.check_writable(path)
-    if path.is_dir():
-        refuse("is a directory, where a file is to be written", file=path, fix="give a .parquet")
-    if path.exists():
-        try:
-            made = tables.read_provenance(path)
-        except InputError:
-            made = None
-        if made is None or made.made_by != "score":
-            fix = "remove it, or give another --out"
-            refuse("is no whole table that `denoise score` made", file=path, fix=fix)
-
-
 def score_to_file(
     planned: Plan,
     path: Path,
@@ -392,13 +382,3 @@ def score_to_file(
         write_scores(result, path)
     shutil.rmtree(work, ignore_errors=True)
     return result
-
-
-def write_scores(result: Scores, path: Path) -> None:
-    """Write the scores, and the pairs that have none beside them, the scores last."""
-    skipped = path.with_name(f"{path.stem}.skipped{path.suffix}")
-    if len(result.skipped):
-        tables.write_table(result.skipped, skipped, result.provenance)
-    else:
-        skipped.unlink(missing_ok=True)
-    tables.write_table(result.scores, path, result.provenance)

@@ -18,17 +18,8 @@ from denoise import tables
 from denoise.dataset import Dataset, write_dataset
 from denoise.errors import InputError, RunError
 from denoise.schema import pairs_hash
-from denoise.stages.score import (
-    Scores,
-    ScoreSettings,
-    check_scores_out,
-    plan,
-    run,
-    score,
-    score_file,
-    score_to_file,
-    write_scores,
-)
+from denoise.scores import Scores, check_scores_out, score_file, write_scores
+from denoise.stages.score import ScoreSettings, plan, run, score, score_to_file
 from denoise.tables import Provenance
 
 WORDS = ["a mouse", "is", "larger", "than the horse", "kind", "apples", "naïve", "北京", "🙂"]
@@ -434,3 +425,11 @@ def test_a_models_credentials_are_not_shown():
     with pytest.raises(InputError) as error:
         planned(make(2), "https://user:secret@example.org/m?token=secret")
     assert "secret" not in str(error.value)
+
+
+def test_text_and_messages_in_one_pair_are_refused(policy_dir):
+    data = make(2)
+    chat = pl.struct(role=pl.lit("user"), content=pl.col("prompt"))
+    mixed = data.pairs.with_columns(prompt=pl.concat_list(chat))
+    with pytest.raises(InputError, match="some are messages"):
+        planned(Dataset(data.provenance, pairs=mixed, votes=data.votes), policy_dir)

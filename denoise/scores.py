@@ -1,0 +1,72 @@
+"""The scores of a job as files: one, or one a shard, and the pairs that have none beside them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from denoise import tables
+from denoise.errors import InputError, refuse
+from denoise.tables import Provenance
+
+SKIPPED_SCHEMA = {
+    "pair_id": pl.String,
+    "reason": pl.String,
+    "prompt_tokens": pl.Int64,
+    "a_tokens": pl.Int64,
+    "b_tokens": pl.Int64,
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The `scores` table, the pairs that were not scored with their reasons, and their origin."""
+
+    scores: pl.DataFrame
+    skipped: pl.DataFrame
+    provenance: Provenance
+    notes: tuple[str, ...] = ()
+
+
+def score_file(out: Path, shard: tuple[int, int] | None) -> Path:
+    """Where a run writes its scores: `out`, or a numbered file beside it for one shard of many."""
+    if shard is None:
+        return out
+    return out.with_name(f"{out.stem}-{shard[0]:05d}-of-{shard[1]:05d}{out.suffix}")
+
+
+def score_files(path: Path) -> list[Path]:
+    """The file of that name, or else the shards of that name beside it, in order."""
+    if path.exists():
+        return [path]
+    name = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(file for file in beside if name.fullmatch(file.name)) or [path]
+
+
+def check_scores_out(path: Path) -> None:
+    """Refuse to replace a file that `score` did not make."""
+    tables.check_writable(path)
+    if path.is_dir():
+        refuse("is a directory, where a file is to be written", file=path, fix="give a .parquet")
+    if path.exists():
+        try:
+            made = tables.read_provenance(path)
+        except InputError:
+            made = None
+        if made is None or made.made_by != "score":
+            fix = "remove it, or give another --out"
+            refuse("is no whole table that `denoise score` made", file=path, fix=fix)
+
+
+def write_scores(result: Scores, path: Path) -> None:
+    """Write the scores, and the pairs that have none beside them, the scores last."""
+    skipped = path.with_name(f"{path.stem}.skipped{path.suffix}")
+    if len(result.skipped):
+        tables.write_table(result.skipped, skipped, result.provenance)
+    else:
+        skipped.unlink(missing_ok=True)
+    tables.write_table(result.scores, path, result.provenance)
