@@ -76,10 +76,11 @@ def em(
 ) -> EMResult:
     """Confidences of the votes and reliabilities of the annotators (Eq. 2, 4, 6 and 7).
 
-    The model's evidence is one of: `scores` (what `score` gave, or a table), turned into margins by `loss` with `beta` and (SimPO)
-    `gamma`, defaults in `denoise.losses`; the user's own `margin_column` (nats) or `prob_column`;
-    nothing, which is a margin of 0. A column of `votes` is about the first response against the
-    second of the source row, a column of `pairs` about a against b.
+    The model's evidence is one of: `scores` (what `score` gave, or a table of the contract), turned
+    into margins by `loss` with `beta` and (SimPO) `gamma`, defaults in `denoise.losses`; the user's
+    own `margin_column` (nats) or `prob_column`; nothing, which is a margin of 0. A column of
+    `votes` is about the first response against the second of the source row, a column of `pairs`
+    about a against b.
 
     A named annotator's repeated votes on one pair count once, and as a tie where they contradict
     each other. A vote without a margin takes no part in the fit and its confidence is η_k.
