@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from denoise import schema, tables
 from denoise.errors import RunError, refuse
@@ -128,7 +128,8 @@ def load_model(source: ModelSource, dtype: str, device: str, trust_remote_code: 
     """The causal language model in evaluation mode, an adapter merged into its base.
 
     Raises:
-        RunError: the weights cannot be loaded (cut short, no safetensors, another architecture).
+        InputError: the weights cannot be loaded (cut short, no safetensors, no language model).
+        RunError: they do not fit into memory.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -141,7 +142,7 @@ def load_model(source: ModelSource, dtype: str, device: str, trust_remote_code: 
     try:
         model = AutoModelForCausalLM.from_pretrained(source.directory, dtype=wanted, **options)
     except Exception as error:
-        raise RunError(_failed(source, "the model cannot be loaded", error)) from error
+        _refuse_weights(source, "the model cannot be loaded", error)
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -151,8 +152,11 @@ def _merged(source: ModelSource, base: Any) -> Any:
     try:
         return PeftModel.from_pretrained(base, source.directory).merge_and_unload().eval()
     except Exception as error:
-        raise RunError(_failed(source, "the adapter cannot be merged", error)) from error
+        _refuse_weights(source, "the adapter cannot be merged", error)
 
 
-def _failed(source: ModelSource, what: str, error: Exception) -> str:
-    return f"{source.directory}: {what}: {plain(str(error), 300)}"
+def _refuse_weights(source: ModelSource, what: str, error: Exception) -> NoReturn:
+    found = plain(f"{type(error).__name__}: {error}", 200)
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+        raise RunError(f"{source.directory}: {what}: {found}") from error
+    refuse(f"{what} ({found})", file=source.directory, fix="save or fetch the model again")

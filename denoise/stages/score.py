@@ -129,8 +129,9 @@ def score(
     that directory, and a repeated call continues from them; the caller removes it.
 
     Raises:
-        InputError: labels instead of pairs, no such model, or finished work of other settings.
-        RunError: a model cannot be loaded, or a pair does not fit into memory.
+        InputError: labels instead of pairs, no such model or broken weights, or finished work of
+            other settings.
+        RunError: a pair does not fit into memory, or a log-prob is not finite.
     """
     planned = plan(data, policy, reference, backend, settings or ScoreSettings(), announce)
     return run(planned, work, announce, progress)

@@ -271,13 +271,13 @@ def test_a_model_that_is_not_there_is_named(model, message):
         planned(make(3), model)
 
 
-def test_weights_cut_short_are_a_failed_run(policy_dir, tmp_path):
+def test_weights_cut_short_are_refused(policy_dir, tmp_path):
     import shutil
 
     copy = shutil.copytree(policy_dir, tmp_path / "copy")
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(RunError, match="the model cannot be loaded"):
+    with pytest.raises(InputError, match="the model cannot be loaded"):
         run(planned(make(3), copy))
 
 
@@ -400,7 +400,7 @@ def test_a_failed_start_does_not_block_the_next_run(policy_dir, reference_dir, t
     copy = shutil.copytree(policy_dir, tmp_path / "copy")
     (copy / "model.safetensors").write_bytes(b"broken")
     path = tmp_path / "scores.parquet"
-    with pytest.raises(RunError):
+    with pytest.raises(InputError):
         score_to_file(planned(make(3), copy), path)
     score_to_file(planned(make(3), reference_dir), path)
     assert path.exists()
