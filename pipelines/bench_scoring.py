@@ -15,7 +15,6 @@ the same run.
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -105,11 +104,6 @@ def useful_operations(model: Any, pairs: Sequence[TokenPair]) -> float:
     return 2.0 * layers * rows + 2.0 * head * responses
 
 
-def peak_mb() -> float:
-    """The process's peak memory so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main() -> None:
     """Run every scorer in turn and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -144,9 +138,7 @@ def main() -> None:
         return logps
 
     with tempfile.TemporaryDirectory() as folder:
-        before = peak_mb()
-        denoise()
-        print(f"peak memory: {before:.0f} MB loaded, {peak_mb():.0f} MB after scoring\n")
+        denoise()  # the first pass pays for warming up
         scorers: dict[str, Callable[[], np.ndarray]] = {
             "denoise, transformers": denoise,
             "padded batch of 8": lambda: padded_batch_of_8(model, pairs),
