@@ -128,7 +128,6 @@ TRACE = Contract(
     ),
     key=("stage", "iteration"),
 )
-CONTRACTS = {c.name: c for c in (PAIRS, VOTE_ROWS, LABELS, SCORES, CONFIDENCES, ANNOTATORS, TRACE)}
 
 
 def is_chat(dtype: pl.DataType) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -151,18 +152,14 @@ def read_manifest(directory: Path) -> Provenance | None:
 
 def check_writable(out: Path) -> None:
     """Refuse an output that could not be written, before any work is done for it."""
+    out = out.absolute()
     try:
-        exists = out.exists()
-        parent = next(p for p in (out, *out.absolute().parents) if p.is_dir())
-    except (OSError, StopIteration) as error:  # a name that is too long, say
-        refuse("cannot be written", file=out, found=str(error), fix="give another --out")
-    blocked = not exists and any(p.is_file() for p in out.absolute().parents)
-    if (
-        blocked
-        or not os.access(parent, os.W_OK | os.X_OK)
-        or str(parent).startswith(("/proc", "/sys"))
-    ):
-        refuse("cannot be written", file=out, fix="give another --out")
+        nearest = next(path for path in (out, *out.parents) if path.exists())
+        # A file without a name, so that the answer is the file system's own and nothing is left.
+        with tempfile.TemporaryFile(dir=out.parent if nearest == out else nearest):
+            pass
+    except OSError as error:
+        refuse("cannot be written", file=out, found=error.strerror, fix="give another --out")
 
 
 def check_out(out: Path, made_by: str) -> None:
