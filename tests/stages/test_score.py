@@ -61,6 +61,16 @@ def planned(data, policy, reference=None, **settings):
     )
 
 
+def logp_of_one_row(model, prompt, response) -> float:
+    """The response's log-prob by the plainest way: one row, no mask, log softmax, gather, sum."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0]
+    logps = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return logps.gather(1, torch.tensor(response)[:, None]).sum().item()
+
+
 def test_shared_and_plain_rows_and_the_models_own_head_agree(policy_dir):
     from denoise.scorers.models import resolve
     from denoise.scorers.transformers import TransformersScorer
@@ -78,7 +88,6 @@ def test_shared_and_plain_rows_and_the_models_own_head_agree(policy_dir):
 
 def test_logps_equal_a_sum_over_single_rows_in_float64(policy_dir):
     """Each side alone, no batch, no mask: log softmax of the float64 logits, summed."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     work = planned(make(5), policy_dir)
@@ -86,10 +95,7 @@ def test_logps_equal_a_sum_over_single_rows_in_float64(policy_dir):
     model = AutoModelForCausalLM.from_pretrained(policy_dir, dtype="float64").eval()
     for row, pair in enumerate(work.pairs):
         for side, ids in (("a", pair.a), ("b", pair.b)):
-            with torch.no_grad():
-                logits = model(torch.tensor([pair.prompt + ids])).logits[0]
-            logps = logits.log_softmax(-1)[len(pair.prompt) - 1 : -1]
-            expected = logps.gather(1, torch.tensor(ids)[:, None]).sum().item()
+            expected = logp_of_one_row(model, pair.prompt, ids)
             assert actual[f"policy_{side}_logps"][row] == pytest.approx(expected, rel=1e-5)
 
 
@@ -128,10 +134,7 @@ def test_windowed_attention_is_scored_in_plain_rows(tmp_path, policy_dir):
     assert "prompts are computed twice" in said[0]
     pair = max(work.pairs, key=lambda p: len(p.prompt))
     row = work.pairs.index(pair)
-    with torch.no_grad():
-        logits = model(torch.tensor([pair.prompt + pair.a])).logits[0]
-    logps = logits.log_softmax(-1)[len(pair.prompt) - 1 : -1]
-    expected = logps.gather(1, torch.tensor(pair.a)[:, None]).sum().item()
+    expected = logp_of_one_row(model, pair.prompt, pair.a)
     assert result["policy_a_logps"][row] == pytest.approx(expected, rel=1e-4)
 
 
@@ -154,10 +157,7 @@ def test_a_merged_adapter_scores_as_peft_does(policy_dir, tmp_path):
         AutoModelForCausalLM.from_pretrained(policy_dir), tmp_path
     ).eval()
     for row, pair in enumerate(work.pairs):
-        with torch.no_grad():
-            logits = live(torch.tensor([pair.prompt + pair.a])).logits[0]
-        logps = logits.log_softmax(-1)[len(pair.prompt) - 1 : -1]
-        expected = logps.gather(1, torch.tensor(pair.a)[:, None]).sum().item()
+        expected = logp_of_one_row(live, pair.prompt, pair.a)
         assert actual["policy_a_logps"][row] == pytest.approx(expected, rel=1e-4)
 
 
