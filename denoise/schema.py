@@ -88,6 +88,12 @@ SCORES = Contract(
     ),
     key=("pair_id",),
 )
+TRUTH_VOTES = Contract(
+    "truth", (Column("pair_id", "text"), Column("vote", "text")), key=("pair_id",)
+)
+TRUTH_LABELS = Contract(
+    "truth", (Column("item_id", "text"), Column("label", "text")), key=("item_id",)
+)
 CONFIDENCES = Contract(
     "confidences",
     (
@@ -187,7 +193,7 @@ def faults(
             continue
         found += _bad_values(values, column, file)
     found += _repeated(frame, contract, file)
-    if contract is VOTE_ROWS and not found:
+    if contract in (VOTE_ROWS, TRUTH_VOTES) and not found:
         odd = (~frame["vote"].cast(pl.String).is_in(VOTES)).arg_true()
         if len(odd):
             row = odd[0]

@@ -44,7 +44,7 @@ def demo(
         ("import", quickstart / "preferences.jsonl", "--out", data),
         ("score", data, *models, "--out", scores),
         ("em", data, "--scores", scores, "--out", em),
-        ("export", data, em, "--rows", "votes", "--out", weighted),
+        ("export", data, em, "--out", weighted),
     ):
         print(f"\n$ {command('denoise', *words)}", flush=True)
         shared.app([str(word) for word in words], prog_name="denoise", standalone_mode=False)

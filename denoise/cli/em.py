@@ -39,17 +39,33 @@ def em(
         str | None,
         typer.Option(metavar="COLUMN", help="Your own probability of the first response."),
     ] = None,
-    mode: Annotated[str, typer.Option(help="paper: RE-PO as published.")] = "paper",
+    mode: Annotated[str, typer.Option(help="auto, or paper: RE-PO as published.")] = "auto",
+    pool: Annotated[
+        bool, typer.Option(help="auto: votes on one pair share what is true of it.")
+    ] = True,
+    calibrate: Annotated[
+        bool, typer.Option(help="auto: fit how far the model's margins can be trusted.")
+    ] = True,
+    prior: Annotated[
+        str, typer.Option(help="auto: reliabilities ~ Beta: auto (learned), off, or A,B.")
+    ] = "auto",
+    truth: Annotated[
+        Path | None, typer.Option(help="Known answers: a table of pair_id and vote.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="An earlier run, whose votes count as well.")
+    ] = None,
     schedule: Annotated[
-        str, typer.Option(help="full (Eq. 6, to convergence) or ema (Eq. 7, mini-batches).")
+        str, typer.Option(help="paper: full (Eq. 6, to convergence) or ema (Eq. 7, mini-batches).")
     ] = "full",
     eta0: Annotated[float, typer.Option(help="Reliability before the first step.")] = 0.9,
     alpha: Annotated[float, typer.Option(help="ema: the moving average's step.")] = 0.1,
     batch_size: Annotated[int, typer.Option(help="ema: votes in a mini-batch.")] = 64,
     epochs: Annotated[int, typer.Option(help="ema: passes over the votes.")] = 1,
     seed: Annotated[int, typer.Option(help="ema: the order of the votes.")] = 0,
-    tolerance: Annotated[float, typer.Option(help="full: stop when no η moves more.")] = 1e-6,
-    max_iterations: Annotated[int, typer.Option(help="full: stop there at the latest.")] = 2000,
+    tolerance: Annotated[float, typer.Option(help="Stop when no reliability moves more.")] = 1e-6,
+    max_iterations: Annotated[int, typer.Option(help="Stop there at the latest.")] = 2000,
+    threads: Annotated[int | None, typer.Option(help="Threads to use; all cores.")] = None,
     show: Annotated[int, typer.Option(help="How many annotators and labels to print.")] = 10,
     out: Annotated[Path, typer.Option(help="The directory to write.")] = Path("em"),
     map_: shared.Map = (),
@@ -61,43 +77,79 @@ def em(
     from denoise import tables
     from denoise.cli.console import next_step, say
     from denoise.errors import naming_files
+    from denoise.importers.files import read_file
     from denoise.stages import em as stage
 
     tables.check_out(out, "em")
+    options = {
+        "loss": loss,
+        "beta": beta,
+        "gamma": gamma,
+        "ipo_sum": ipo_sum,
+        "margin_column": margin,
+        "prob_column": prob,
+        "mode": mode,
+        "pool": pool,
+        "calibrate": calibrate,
+        "prior": _prior(prior),
+        "schedule": schedule,
+        "eta0": eta0,
+        "alpha": alpha,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "seed": seed,
+        "tolerance": tolerance,
+        "max_iterations": max_iterations,
+        "threads": threads,
+    }
+    stage.EMSettings(**options)  # before anything is read
     data = shared.load(source, map_, aspect, split, texts)
     frame, provenance = stage.join_scores(scores) if scores else (None, None)
-    with naming_files(scores=scores or source, votes=source, pairs=source):
+    files = {"scores": scores or source, "votes": source, "pairs": source}
+    with naming_files(**files, truth=truth or "truth", init=init or "init"):
         result = stage.em(
             data,
             frame,
-            loss=loss,
-            beta=beta,
-            gamma=gamma,
-            ipo_sum=ipo_sum,
-            mode=mode,
-            schedule=schedule,
-            eta0=eta0,
-            alpha=alpha,
-            batch_size=batch_size,
-            epochs=epochs,
-            seed=seed,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            margin_column=margin,
-            prob_column=prob,
+            truth=read_file(truth).frame if truth else None,
+            init=stage.read_em(init) if init else None,
             scores_provenance=provenance,
+            **options,
         )
     stage.write_em(result, out)
     for note in result.notes:
         say(note)
     print_annotators(result, show)
     print_doubtful(data, result, show)
+    print_wrong(result)
     say(f"wrote {out}: confidences, annotators, trace, summary.json")
-    rows = ["--rows", "votes"] if result.summary["n_pairs_several"] else []
-    options = shared.import_words(map_, aspect, split, texts)
+    words = shared.import_words(map_, aspect, split, texts)
+    pooled = mode == "auto" and pool
+    rows = [] if pooled or not result.summary["n_pairs_several"] else ["--rows", "votes"]
     next_step(
-        "denoise", "export", source, out, *options, *rows, "--format", "hf", "--out", "weighted"
+        "denoise", "export", source, out, *words, *rows, "--format", "hf", "--out", "weighted"
     )
+
+
+def _prior(text: str) -> str | tuple[float, float]:
+    """`A,B` as two numbers; anything else as it is, for the settings to judge."""
+    try:
+        a, b = (float(part) for part in text.split(","))
+    except ValueError:
+        return text
+    return a, b
+
+
+def print_wrong(result: EMResult) -> None:
+    """Print how many labels are expected to be wrong, with the interval where there is one."""
+    from denoise.cli.console import percent, say
+
+    summary = result.summary
+    share = percent(summary["expected_wrong_share"])
+    between = ""
+    if "expected_wrong_low" in summary:
+        low, high = (round(summary[f"expected_wrong_{end}"]) for end in ("low", "high"))
+        between = f", {low:,} to {high:,} with 95 % probability"
+    say(f"about {round(summary['expected_wrong']):,} labels are wrong ({share}{between})")
 
 
 def print_annotators(result: EMResult, show: int) -> None:

@@ -1,24 +1,25 @@
 """EM: votes and scores in, a confidence for every label and a reliability for every annotator out.
 
-Paper mode of RE-PO (Cao et al., arXiv 2509.24159): votes on one pair count as unrelated.
+Modes: "auto" (`denoise.pooled`) and "paper", RE-PO as published (Cao et al., arXiv 2509.24159).
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from denoise import noise, schema, tables
+from denoise import schema, tables
 from denoise.dataset import Dataset
-from denoise.errors import Fault, raise_any, refuse
+from denoise.errors import raise_any, refuse
 from denoise.scores import Scores
+from denoise.stages import paper
+from denoise.stages.earlier import join_earlier, known_answers
 from denoise.stages.evidence import (
     Evidence,
     check_without_scores,
@@ -27,10 +28,12 @@ from denoise.stages.evidence import (
     join_scores,
     no_evidence,
 )
+from denoise.stages.inference import Inference, TraceRow
+from denoise.stages.settings import EMSettings
 from denoise.stages.summary import cautions, summarise
 from denoise.tables import Provenance
 
-__all__ = ["EMResult", "em", "join_scores", "read_em", "write_em"]
+__all__ = ["EMResult", "EMSettings", "em", "join_scores", "read_em", "write_em"]
 
 CONFIDENCES_FILE = "confidences.parquet"
 ANNOTATORS_FILE = "annotators.parquet"
@@ -57,101 +60,125 @@ def em(
     data: Dataset,
     scores: pl.DataFrame | Scores | None = None,
     *,
-    loss: str = "dpo",
-    beta: float | None = None,
-    gamma: float | None = None,
-    ipo_sum: bool = False,
-    mode: str = "paper",
-    schedule: Literal["full", "ema"] = "full",
-    eta0: float = 0.9,
-    alpha: float = 0.1,
-    batch_size: int = 64,
-    epochs: int = 1,
-    seed: int = 0,
-    tolerance: float = 1e-6,
-    max_iterations: int = 2000,
-    margin_column: str | None = None,
-    prob_column: str | None = None,
+    truth: pl.DataFrame | None = None,
+    init: EMResult | None = None,
     scores_provenance: Provenance | None = None,
+    **options: Any,
 ) -> EMResult:
-    """Confidences of the votes and reliabilities of the annotators (Eq. 2, 4, 6 and 7).
+    """Confidences of the votes and reliabilities of the annotators.
 
     The model's evidence is one of: `scores` (what `score` gave, or a table of the contract), turned
-    into margins by `loss` with `beta` and (SimPO) `gamma`, defaults in `denoise.losses`; the user's
-    own `margin_column` (nats) or `prob_column`; nothing, which is a margin of 0. A column of
-    `votes` is about the first response against the second of the source row, a column of `pairs`
-    about a against b.
+    into margins by a loss (`denoise.losses`); the user's own column of margins or probabilities,
+    about the first response against the second of the source row in `votes`, about a against b in
+    `pairs`; nothing, which is a margin of 0.
 
     A named annotator's repeated votes on one pair count once, and as a tie where they contradict
-    each other. A vote without a margin takes no part in the fit and its confidence is η_k.
+    each other. `agreement` is the share of an annotator's votes that side with the majority of the
+    other votes on the same pair, where there is one. `flags` are "few votes" (under `FEW_VOTES`
+    that took part), "not identified" (no reliability, or one that could be anything), "below
+    chance" (η < 0.5) and "saturated" (η cannot be told from 0 or 1).
 
-    `agreement` is the share of an annotator's votes that side with the majority of the other votes
-    on the same pair, where there is one. `flags` are "few votes" (under `FEW_VOTES` with a margin),
-    "not identified" (no reliability, or one that could be anything), "below chance" (η < 0.5) and
-    "saturated" (η cannot be told from 0 or 1).
+    Args:
+        truth: known answers, `pair_id` and `vote` ("a" or "b"); they are fixed posteriors.
+        init: an earlier run: its votes on other pairs, or by other annotators, count as well, and
+            EM starts from its reliabilities.
+        options: fields of `EMSettings`.
 
     Raises:
         InputError: a setting, table or column is wrong, or the scores are of other pairs.
     """
+    settings = EMSettings(**options)
     if isinstance(scores, Scores):
         scores, scores_provenance = scores.scores, scores.provenance
     pairs, votes = data.preferences()
     raise_any(schema.faults(pairs, schema.PAIRS, "pairs"))
     raise_any(schema.faults(votes, schema.VOTE_ROWS, "votes"))
-    fitting = _fitting(schedule, eta0, alpha, batch_size, epochs, seed, tolerance, max_iterations)
-    if mode != "paper":
-        refuse("unknown mode", found=mode, fix="the only one there is, is paper")
     votes = votes.with_columns(pl.col("pair_id", "annotator_id", "vote").cast(pl.String))
-    column = prob_column if margin_column is None else margin_column
-    if sum(given is not None for given in (scores, margin_column, prob_column)) > 1:
-        refuse("scores, a margin and a probability column exclude each other", fix="give only one")
-    if scores is not None:
-        evidence = from_scores(
-            pairs,
-            votes,
-            scores,
-            scores_provenance,
-            loss=loss,
-            beta=beta,
-            gamma=gamma,
-            per_token=not ipo_sum,
-        )
-    else:
-        check_without_scores(loss, beta, gamma, ipo_sum)
-        is_prob = prob_column is not None
-        evidence = (
-            no_evidence(votes)
-            if column is None
-            else from_column(data, pairs, votes, column, is_prob=is_prob)
-        )
-
-    table = _countable(votes, evidence)
-    learn = table.filter("counted", pl.col("margin").is_not_null()).sort("vote_id")
-    if learn.is_empty():
-        problem = "no vote for a or b has a margin" if table["oriented"].any() else "all are ties"
-        refuse(f"there is nothing to learn from: {problem}", file="votes")
+    evidence = _evidence(data, pairs, votes, scores, scores_provenance, settings)
+    if settings.mode == "paper" and (truth is not None or init is not None):
+        problem = "known answers and earlier runs have no place in paper mode"
+        refuse(problem, fix="leave out --truth and --init, or use --mode auto")
+    known = {} if truth is None else known_answers(truth, pairs)
+    whole, start_of = join_earlier(votes, evidence, init)
+    table = _countable(whole)
     names = table["annotator_id"].unique().sort()
-    margin, annotator = learn["margin"].to_numpy(), _codes(learn, names)
-    fit = _fit(margin, annotator, len(names), fitting)
+    table = table.with_columns(annotator=_codes(table, names))
+    _check_something(table, settings)
+    if settings.mode == "paper":
+        found = paper.infer(table, names, settings)
+    else:
+        from denoise.stages import pooled  # numba and scipy are not for paper mode
 
-    confidences = _confidences(table, fit.reliability[_codes(table, names)])
-    annotators = _annotators(table, names, margin, annotator, fit.reliability)
-    provenance = Provenance(
-        "em",
-        {"data": data.provenance.run_id, **evidence.inputs},
-        {"mode": mode, **evidence.settings, **fitting},
+        start = None if init is None else names.replace_strict(start_of, default=None)
+        start = None if start is None else start.cast(pl.Float64).fill_null(np.nan).to_numpy()
+        found = pooled.infer(table, names, settings, known=known, start=start)
+
+    shown = table.with_columns(
+        prob=pl.Series(found.prob, nan_to_null=True),
+        confidence=pl.Series(found.confidence, nan_to_null=True),
+        pair_posterior=pl.Series(found.posterior, nan_to_null=True),
     )
-    summary = summarise(table, confidences, annotators, fit)
-    notes = (*evidence.notes, *cautions(evidence, annotators, summary, fit))
+    annotators = _annotators(shown, names, found)
+    confidences = shown.filter(~pl.col("earlier")).select(
+        column.name for column in schema.CONFIDENCES.columns
+    )
+    inputs = {"data": data.provenance.run_id, **evidence.inputs}
+    inputs |= {} if init is None else {"init": init.provenance.run_id}
+    inputs |= (
+        {} if truth is None else {"truth": schema.digest(*map(str, sorted(known.items()))).hex()}
+    )
+    provenance = Provenance("em", inputs, {**evidence.settings, **settings.of_the_fit()})
+    summary = summarise(shown, annotators, found)
+    notes = (*evidence.notes, *found.notes, *cautions(evidence, annotators, summary, settings))
     return EMResult(
         confidences=confidences,
         annotators=annotators,
-        trace=_trace(fit, schedule),
+        trace=_trace(found.trace),
         summary=summary
         | {"settings": provenance.settings, "run_id": provenance.run_id, "notes": list(notes)},
         provenance=provenance,
         notes=notes,
     )
+
+
+def _evidence(
+    data: Dataset,
+    pairs: pl.DataFrame,
+    votes: pl.DataFrame,
+    scores: pl.DataFrame | None,
+    provenance: Provenance | None,
+    settings: EMSettings,
+) -> Evidence:
+    given = (scores, settings.margin_column, settings.prob_column)
+    if sum(each is not None for each in given) > 1:
+        refuse("scores, a margin and a probability column exclude each other", fix="give only one")
+    loss, beta, gamma = settings.loss, settings.beta, settings.gamma
+    if scores is not None:
+        return from_scores(
+            pairs,
+            votes,
+            scores,
+            provenance,
+            loss=loss,
+            beta=beta,
+            gamma=gamma,
+            per_token=not settings.ipo_sum,
+        )
+    check_without_scores(loss, beta, gamma, settings.ipo_sum)
+    if settings.prob_column is not None:
+        return from_column(data, pairs, votes, settings.prob_column, is_prob=True)
+    if settings.margin_column is not None:
+        return from_column(data, pairs, votes, settings.margin_column, is_prob=False)
+    return no_evidence(votes)
+
+
+def _check_something(table: pl.DataFrame, settings: EMSettings) -> None:
+    usable = table.filter("counted")
+    if settings.mode == "paper":
+        usable = usable.filter(pl.col("margin").is_not_null())
+    if usable.is_empty():
+        problem = "no vote for a or b has a margin" if table["oriented"].any() else "all are ties"
+        refuse(f"there is nothing to learn from: {problem}", file="votes")
 
 
 def write_em(result: EMResult, out: Path) -> None:
@@ -198,39 +225,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
         refuse("not a whole JSON file", file=path, found=str(error), fix="run `denoise em` again")
 
 
-def _fitting(
-    schedule: str,
-    eta0: float,
-    alpha: float,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    tolerance: float,
-    max_iterations: int,
-) -> dict[str, Any]:
-    """The settings that the schedule uses, checked."""
-    ranges = {
-        "schedule": (schedule, schedule in ("full", "ema"), "give full or ema"),
-        "eta0": (eta0, 0 < eta0 < 1, "give a number between 0 and 1"),
-        "alpha": (alpha, 0 < alpha <= 1, "give a number above 0, at most 1"),
-        "batch_size": (batch_size, batch_size >= 1, "give 1 or more"),
-        "epochs": (epochs, epochs >= 1, "give 1 or more"),
-        "seed": (seed, seed >= 0, "give 0 or more"),
-        "tolerance": (tolerance, tolerance >= 0 and math.isfinite(tolerance), "give 0 or more"),
-        "max_iterations": (max_iterations, max_iterations >= 1, "give 1 or more"),
-    }
-    raise_any(
-        Fault(f"{name} is out of range", found=value, fix=fix)
-        for name, (value, good, fix) in ranges.items()
-        if not good
-    )
-    always = {"schedule": schedule, "eta0": float(eta0)}
-    if schedule == "ema":
-        return always | {"alpha": alpha, "batch_size": batch_size, "epochs": epochs, "seed": seed}
-    return always | {"tolerance": tolerance, "max_iterations": max_iterations}
-
-
-def _countable(votes: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
+def _countable(votes: pl.DataFrame) -> pl.DataFrame:
     """The votes in their order, with Δ along the vote (null for ties) and what counts.
 
     oriented: for a or b; counted: oriented, and not a repetition by the same named annotator on
@@ -245,8 +240,7 @@ def _countable(votes: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
     )
     sign = pl.col("vote").replace_strict({"a": 1.0, "b": -1.0}, default=None)
     return (
-        votes.select("vote_id", *own, "vote", margin=evidence.margin)
-        .join(again, on=own, how="left", maintain_order="left")
+        votes.join(again, on=own, how="left", maintain_order="left")
         .with_columns(
             pl.col("contradicted").fill_null(False),
             repeated=(pl.col("vote_id") != pl.col("kept")).fill_null(False),
@@ -257,52 +251,17 @@ def _countable(votes: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
     )
 
 
-def _codes(table: pl.DataFrame, names: pl.Series) -> np.ndarray:
-    codes = table["annotator_id"].cast(pl.Enum(names)).to_physical()
-    return codes.cast(pl.Int32).to_numpy()
+def _codes(table: pl.DataFrame, names: pl.Series) -> pl.Series:
+    return table["annotator_id"].cast(pl.Enum(names)).to_physical().cast(pl.Int32)
 
 
-def _fit(
-    margin: np.ndarray, annotator: np.ndarray, n_annotators: int, fitting: Mapping[str, Any]
-) -> noise.Fit:
-    options = {name: value for name, value in fitting.items() if name != "schedule"}
-    fit = noise.fit_ema if fitting["schedule"] == "ema" else noise.fit_full_batch
-    return fit(margin, annotator, n_annotators, **options)
-
-
-def _confidences(table: pl.DataFrame, reliability: np.ndarray) -> pl.DataFrame:
-    """The `confidences` table; a vote without a margin has prob ½ and the confidence η_k."""
-    margin = table["margin"].fill_null(0.0).to_numpy()
-    computed = table.with_columns(
-        prob=pl.Series(noise.sigmoid(margin)),
-        confidence=pl.Series(noise.e_step(margin, reliability)),
-    ).with_columns(
-        pl.when("oriented").then(pl.col("prob", "confidence")),
-    )
-    for_a = pl.when(pl.col("vote") == "a").then("confidence").otherwise(1.0 - pl.col("confidence"))
-    alone = pl.col("counted").sum().over("pair_id") == 1
-    posterior = pl.when("counted").then(for_a).max().over("pair_id")
-    return computed.with_columns(pair_posterior=pl.when(alone).then(posterior)).select(
-        column.name for column in schema.CONFIDENCES.columns
-    )
-
-
-def _annotators(
-    table: pl.DataFrame,
-    names: pl.Series,
-    margin: np.ndarray,
-    annotator: np.ndarray,
-    reliability: np.ndarray,
-) -> pl.DataFrame:
-    """The `annotators` table, by name; no reliability where no vote has a margin other than 0."""
-    bounds = noise.intervals(margin, annotator, reliability)
-    used = np.bincount(annotator, minlength=len(names))
-    informed = np.bincount(annotator, margin != 0, len(names)) > 0
+def _annotators(table: pl.DataFrame, names: pl.Series, found: Inference) -> pl.DataFrame:
+    """The `annotators` table, by name."""
     conditions = {
-        "few votes": used < FEW_VOTES,
-        "not identified": ~(informed & bounds.identified),
-        "below chance": informed & (reliability < 0.5),
-        "saturated": informed & bounds.saturated,
+        "few votes": found.used < FEW_VOTES,
+        "not identified": ~found.identified,
+        "below chance": found.reliability < 0.5,
+        "saturated": found.saturated,
     }
     flags = [
         [flag for flag, holds in zip(conditions, row, strict=True) if holds]
@@ -311,13 +270,9 @@ def _annotators(
     shown = pl.DataFrame(
         {
             "annotator_id": names,
-            "reliability": pl.Series(np.where(informed, reliability, np.nan), nan_to_null=True),
-            "reliability_low": pl.Series(
-                np.where(bounds.identified, bounds.low, np.nan), nan_to_null=True
-            ),
-            "reliability_high": pl.Series(
-                np.where(bounds.identified, bounds.high, np.nan), nan_to_null=True
-            ),
+            "reliability": pl.Series(found.reliability, nan_to_null=True),
+            "reliability_low": pl.Series(found.low, nan_to_null=True),
+            "reliability_high": pl.Series(found.high, nan_to_null=True),
             "flags": pl.Series(flags, dtype=pl.List(pl.String)),
         }
     )
@@ -343,9 +298,9 @@ def _agreement(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _trace(fit: noise.Fit, schedule: str) -> pl.DataFrame:
+def _trace(rows: tuple[TraceRow, ...]) -> pl.DataFrame:
     return pl.DataFrame(
-        [(schedule, *row[:3], 1.0, row.mean_reliability) for row in fit.trace],
+        list(rows),
         schema={
             "stage": pl.String,
             "iteration": pl.Int64,

@@ -161,7 +161,7 @@ def test_wrong_scores_are_one_line_with_the_file_and_status_2(change, part, work
 def test_several_votes_a_pair_are_exported_by_vote_in_paper_mode(tmp_path):
     rows = [{**ROWS[0], "annotator": name} for name in ("x", "y")] + ROWS[1:]
     write_jsonl(tmp_path / "mine.jsonl", rows)
-    said = denoise("em", "mine.jsonl", cwd=tmp_path).stdout
+    said = denoise("em", "mine.jsonl", "--mode", "paper", cwd=tmp_path).stdout
     assert "next: denoise export mine.jsonl em --rows votes" in said
     refused = denoise("export", "mine.jsonl", "em", cwd=tmp_path, status=2)
     assert "--rows votes" in refused.stderr
@@ -195,6 +195,6 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
 def test_text_from_data_is_shown_without_controls_and_markup(tmp_path):
     nasty = {"prompt": "a\x1b[31m[red]b[/]\u202ec", "annotator": "[bold]x[/bold]\x07"}
     write_jsonl(tmp_path / "mine.jsonl", [{**row, **nasty} for row in ROWS])
-    said = denoise("em", "mine.jsonl", cwd=tmp_path).stdout
+    said = denoise("em", "mine.jsonl", "--mode", "paper", cwd=tmp_path).stdout
     assert not {"\x1b", "\u202e", "\x07"} & set(said)
     assert "[bold]x[/bold]" in said

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from denoise import losses, noise, schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import InputError
-from denoise.stages.em import em, join_scores, read_em, write_em
+from denoise.stages import em as stage
+from denoise.stages.em import join_scores, read_em, write_em
 from denoise.tables import Provenance
+
+em = partial(stage.em, mode="paper")
 
 
 def dataset(votes, n_pairs=None, *, first="a", pairs_extra=None, **columns):
@@ -397,7 +401,7 @@ def test_ema_uses_its_settings_and_an_epoch_is_a_row_of_the_trace():
         ({"epochs": 0}, "epochs"),
         ({"tolerance": -1.0}, "tolerance"),
         ({"max_iterations": 0}, "max_iterations"),
-        ({"mode": "auto"}, "unknown mode"),
+        ({"mode": "best"}, "mode is out of range"),
         ({"beta": -0.1}, "beta"),
         ({"gamma": 0.5}, "gamma means nothing to the loss dpo"),
         ({"loss": "simpo", "gamma": -1.0}, "gamma"),

@@ -1,0 +1,126 @@
+"""The votes as the kernels read them: grouped by pair, four bytes a vote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Margins = NDArray[np.floating]
+Codes = NDArray[np.integer]
+T = TypeVar("T")
+
+SMALL = 50_000
+"""Votes below which one thread does it all."""
+
+
+class Ballots(NamedTuple):
+    """Votes of J pairs, in C cells: a cell is an annotator, or an annotator at one strength.
+
+    start: a pair's votes are `start[j]` up to `start[j + 1]`, [J + 1] int64; code: 2·cell + 1 for
+    a, 2·cell for b, [n] int32; margin: Δ of a over b, 0 where there is none, [J]; known: the truth
+    where it is given, 1 for a, −1 for b, else 0, [J] int8, or of length 0 where none is;
+    annotator, level: those of each cell, [C]; votes: its number of votes, [C].
+    """
+
+    start: NDArray[np.int64]
+    code: NDArray[np.int32]
+    margin: Margins
+    known: NDArray[np.int8]
+    annotator: Codes
+    level: Codes
+    votes: Floats
+    n_annotators: int
+    n_levels: int
+    threads: int = 1
+
+    @property
+    def single(self) -> bool:
+        """Whether no pair has more than one vote."""
+        return len(self.start) < 2 or int(np.diff(self.start).max()) <= 1
+
+    def by_annotator(self, of_cells: Floats) -> Floats:
+        """Sums over the cells of each annotator: [C] or [C, …] to [K] or [K, …]."""
+        if self.n_levels == 1:
+            return of_cells
+        total = np.zeros((self.n_annotators, *of_cells.shape[1:]))
+        np.add.at(total, self.annotator, of_cells)
+        return total
+
+
+def ballots(
+    pair: Codes,
+    annotator: Codes,
+    sign: Codes,
+    margin: Margins,
+    n_annotators: int,
+    *,
+    level: Codes | None = None,
+    n_levels: int = 1,
+    known: Codes | None = None,
+    threads: int = 1,
+) -> Ballots:
+    """Group votes by their pair.
+
+    Args:
+        pair, annotator: codes, [n]. sign: above 0 for a, [n].
+        margin: Δ of a over b in nats, [J]; NaN where there is none.
+        level: codes of the strengths 0 … n_levels − 1, [n].
+        known: 1, −1 or 0 (not known), [J].
+    """
+    cell = annotator if level is None else annotator * np.int64(n_levels) + level
+    counts = np.bincount(pair, minlength=len(margin))
+    cells = np.arange(n_annotators * n_levels)
+    # Sorted by both, so that the order of the rows cannot matter, not even to rounding.
+    key = (np.asarray(pair, np.int64) << 32) | (2 * np.asarray(cell, np.int64)) | (sign > 0)
+    key.sort()
+    return Ballots(
+        np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        (key & 0xFFFFFFFF).astype(np.int32),
+        np.nan_to_num(margin, nan=0.0),
+        np.asarray(() if known is None or not np.any(known) else known, np.int8),
+        cells // n_levels,
+        cells % n_levels,
+        np.bincount(cell, minlength=len(cells)).astype(np.float64),
+        n_annotators,
+        n_levels,
+        threads,
+    )
+
+
+def sample(whole: Ballots, at_most: int) -> Ballots:
+    """Every so many pairs, so that no more than about `at_most` votes remain; all where fewer."""
+    n_pairs, n_votes = len(whole.margin), len(whole.code)
+    if n_votes <= at_most:
+        return whole
+    kept = np.linspace(0, n_pairs - 1, max(1, n_pairs * at_most // n_votes)).astype(np.int64)
+    counts = whole.start[kept + 1] - whole.start[kept]
+    start = np.concatenate(([0], np.cumsum(counts)))
+    votes = np.repeat(whole.start[kept] - start[:-1], counts) + np.arange(start[-1])
+    code = whole.code[votes]
+    return whole._replace(
+        start=start,
+        code=code,
+        margin=whole.margin[kept],
+        known=whole.known[kept] if len(whole.known) else whole.known,
+        votes=np.bincount(code >> 1, minlength=len(whole.votes)).astype(np.float64),
+    )
+
+
+def over_pairs(votes: Ballots, work: Callable[[int, int], T]) -> list[T]:
+    """`work(first, last)` on as many ranges of pairs as there are threads, in their order."""
+    return over(len(votes.margin), votes.threads if len(votes.code) > SMALL else 1, work)
+
+
+def over(n: int, threads: int, work: Callable[[int, int], T]) -> list[T]:
+    """`work(first, last)` on `threads` ranges of 0 … n, results in the order of the ranges."""
+    ranges = list(pairwise(np.linspace(0, n, threads + 1).astype(np.int64)))
+    if threads == 1:
+        return [work(*ranges[0])]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda ends: work(*ends), ranges))
