@@ -8,9 +8,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from denoise.noise import log_odds, sigmoid
-from denoise.pooled import marginal, solve
+from denoise.pooled import marginal
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, sample
+from denoise.pooled.maximum import maximum
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Parameters
 
@@ -58,7 +59,7 @@ class _Objective:
         self.trace: list[tuple[float, float, float]] = []
 
     def __call__(self, tau: float, prior: Prior, learned: bool) -> float:
-        fit = solve.fit(self.votes, tau, prior, self.at, tolerance=self.tolerance)
+        fit = maximum(self.votes, tau, prior, self.at, tolerance=self.tolerance)
         value = marginal.log_marginal(self.votes, tau, fit.parameters, prior)
         if learned:
             value += population.log_hyperprior(prior)

@@ -13,6 +13,9 @@ from numba import njit
 FLUSH = 256
 """Factors multiplied before a logarithm is taken: each is between 1 and 2."""
 
+MANY = 1 << 14
+"""Votes of an annotator of which a part is enough to begin with."""
+
 
 @njit(nogil=True, cache=True)
 def _log_odds(j, start, code, margin, tau, lam):
@@ -90,18 +93,25 @@ def posterior_pass(first, last, start, code, margin, known, tau, lam, log_odds, 
 
 
 @njit(nogil=True, cache=True)
-def cavity_pass(first, last, start, code, margin, known, tau, lam, place, cavity):
-    """Write, at `place` of each vote, P(it is right) by all that is known but the vote itself."""
-    for j in range(first, last):
+def cavity_pass(start, code, margin, known, tau, lam, wanted, cursor, cavity):
+    """Write P(a vote is right) by all that is known but the vote itself, cell by cell.
+
+    Only for the cells `wanted`, [C] bool; the next vote of cell c goes to `cavity[cursor[c]]`.
+    """
+    for j in range(len(margin)):
         s = _log_odds(j, start, code, margin, tau, lam)
         for i in range(start[j], start[j + 1]):
             c = code[i]
+            cell = c >> 1
+            if not wanted[cell]:
+                continue
             if len(known) and known[j] != 0:
                 p = 1.0 if (known[j] > 0) == ((c & 1) == 1) else 0.0
             else:
-                d = (s if c & 1 else -s) - lam[c >> 1]
+                d = (s if c & 1 else -s) - lam[cell]
                 p = 1.0 / (1.0 + math.exp(-d)) if d > -700 else 0.0
-            cavity[place[i]] = p
+            cavity[cursor[cell]] = p
+            cursor[cell] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -221,3 +231,60 @@ def _root(parent, k):
         parent[k] = parent[parent[k]]
         k = parent[k]
     return k
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _slopes(first, last, advantage, eta):
+    """Σt and Σt² with t = d/(½ + d(η − ½)), d = 2P − 1: ℓ' and −ℓ'' of one annotator."""
+    lean = eta - 0.5
+    slope, bend = 0.0, 0.0
+    for i in range(first, last):
+        d = np.float64(advantage[i])
+        t = d / (0.5 + d * lean)
+        slope += t
+        bend += t * t
+    return slope, bend
+
+
+@njit(nogil=True, cache=True)
+def _newton(first, last, advantage, a, b, edge, tolerance, most, x):
+    """The root of ℓ'(η) + a/η − b/(1−η), and the passes it took, −1 where `most` did not do.
+
+    Newton's method within a bracket that closes in on the root, halved where a step would leave
+    it. The error falls with the square of the step, so the last step may be the root of it.
+    """
+    low, high = edge, 1.0 - edge
+    for step in range(most):
+        slope, bend = _slopes(first, last, advantage, x)
+        slope += a / x - b / (1.0 - x)
+        bend += a / (x * x) + b / ((1.0 - x) * (1.0 - x))
+        if bend == 0.0:
+            return x, step + 1
+        if slope > 0:
+            low = x
+        else:
+            high = x
+        after = x + slope / bend
+        halved = not low < after < high
+        if halved:
+            after = (low + high) / 2
+        moved = abs(after - x)
+        x = after
+        if moved <= tolerance or (not halved and moved <= 1e-2 * math.sqrt(tolerance)):
+            return x, step + 1
+    return x, -1
+
+
+@njit(nogil=True, cache=True)
+def newton_pass(first, last, ends, advantage, a, b, edge, tolerance, most, eta, steps):
+    """`_newton` for annotators `first` up to `last`, from `eta`, in place; `steps` gets the passes.
+
+    Of many votes, a sixteenth gives the start.
+    """
+    for k in range(first, last):
+        x = min(max(eta[k], edge), 1.0 - edge)
+        begin, n = ends[k], ends[k + 1] - ends[k]
+        if n > MANY:
+            few = begin + n // 16
+            x, _ = _newton(begin, few, advantage, a / 16, b / 16, edge, 1e-3, most, x)
+        eta[k], steps[k] = _newton(begin, begin + n, advantage, a, b, edge, tolerance, most, x)

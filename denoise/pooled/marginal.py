@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from denoise.noise import sigmoid
 from denoise.pooled import kernels, solve
 from denoise.pooled import prior as population
-from denoise.pooled.ballots import SMALL, Ballots, Floats, over, over_pairs
+from denoise.pooled.ballots import SMALL, Ballots, Floats, over
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Parameters
 
@@ -31,20 +31,27 @@ DENSE = 256
 
 
 class Cavities(NamedTuple):
-    """The votes in the order of their cells: `ends` [C + 1], `probability` P of each vote [n]."""
+    """The votes cell by cell: `ends` [C + 1], and P of each vote, [n], without cells left out."""
 
     ends: np.ndarray
     probability: Floats
 
 
-def cavities(votes: Ballots, tau: float, lam: Floats) -> Cavities:
-    """P(each vote is right) by its pair's evidence and the other votes on it."""
-    ends = np.concatenate(([0], np.cumsum(votes.votes))).astype(np.int64)
-    place = np.empty(len(votes.code), np.int64)
-    place[np.argsort(votes.code >> 1, kind="stable")] = np.arange(len(place))
-    out = np.empty(len(place))
+def cavities(
+    votes: Ballots, tau: float, lam: Floats, annotators: np.ndarray | None = None
+) -> Cavities:
+    """P(each vote is right) by its pair's evidence and the other votes on it.
+
+    Only for the votes of `annotators` (codes) where they are given.
+    """
+    wanted = np.ones(len(lam), bool)
+    if annotators is not None:
+        wanted = np.isin(votes.annotator, annotators)
+    counts = np.where(wanted, votes.votes, 0.0)
+    ends = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    out = np.empty(ends[-1])
     arrays = (votes.start, votes.code, votes.margin, votes.known)
-    over_pairs(votes, lambda f, e: kernels.cavity_pass(f, e, *arrays, tau, lam, place, out))
+    kernels.cavity_pass(*arrays, tau, lam, wanted, ends[:-1].copy(), out)
     return Cavities(ends, out)
 
 

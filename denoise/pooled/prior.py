@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh_tridiagonal
 from scipy.special import betaln
 
 from denoise.pooled.ballots import Floats
@@ -68,8 +69,7 @@ def beta_nodes(prior: Prior, n: int) -> tuple[Floats, Floats]:
     if n > 1:  # written out, as alpha + beta = −1 makes the general form 0/0
         square[1] = 4 * (1 + alpha) * (1 + beta) / ((2 + alpha + beta) ** 2 * (3 + alpha + beta))
     off = np.sqrt(square[1:])
-    matrix = np.diag(centre) + np.diag(off, 1) + np.diag(off, -1)
-    x, vectors = np.linalg.eigh(matrix)
+    x, vectors = eigh_tridiagonal(centre, off)
     return (1.0 + x) / 2.0, vectors[0] ** 2
 
 

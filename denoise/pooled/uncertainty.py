@@ -144,7 +144,7 @@ def _bounds(
     skewed = np.flatnonzero(spread.own < ROUND)
     if not len(skewed):
         return low, high
-    cavity = marginal.cavities(votes, tau, at.cells(votes))
+    cavity = marginal.cavities(votes, tau, at.cells(votes), skewed)
     # Close together at θ and far apart in the tails, whatever the width of the posterior.
     u = np.linspace(-1.0, 1.0, POINTS)
     for chunk in np.array_split(skewed, len(skewed) // CHUNK + 1):

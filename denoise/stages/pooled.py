@@ -13,6 +13,7 @@ from denoise.pooled import calibrate, components, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, ballots
 from denoise.pooled.calibrate import Calibration
+from denoise.pooled.maximum import maximum
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Parameters
 from denoise.pooled.uncertainty import Uncertainty, uncertainty
@@ -142,7 +143,7 @@ def _fit(
     )
 
     def fit(at: Parameters) -> solve.Fit:
-        return solve.fit(
+        return maximum(
             votes,
             calibration.temperature,
             calibration.prior,

@@ -9,6 +9,7 @@ from small_votes import deltas, enumerate_truths, parameters, priors, small_vote
 from denoise import noise
 from denoise.pooled import solve
 from denoise.pooled.ballots import ballots
+from denoise.pooled.maximum import maximum, reliabilities
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Parameters
 from denoise.simulate import simulate
@@ -74,6 +75,46 @@ def test_one_vote_a_pair_without_a_prior_is_the_papers_em():
     paper = noise.fit_full_batch(along, s.annotator, 8, tolerance=1e-11)
     np.testing.assert_allclose(noise.sigmoid(fit.parameters.theta), paper.reliability, atol=1e-8)
     assert fit.objective == pytest.approx(paper.trace[-1].objective, rel=1e-10)
+
+
+@pytest.mark.parametrize("prior", [Prior(0.9, 0.0), Prior(0.8, 4.0)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_direct_solution_of_single_votes_is_that_of_em(prior, threads):
+    """60,000 votes of 7 annotators, so that two threads and the start from a part are used."""
+    s = simulate(60_000, 7, 1, seed=3)
+    votes = ballots(s.pair, s.annotator, s.sign, s.margin, 7, threads=threads)
+    start = Parameters(noise.log_odds(np.full(7, 0.9)), np.zeros(1))
+    direct = maximum(votes, 1.3, prior, start, tolerance=1e-9)
+    slow = solve.fit(votes, 1.3, prior, start, tolerance=1e-12)
+    for one, other in zip(direct.parameters, slow.parameters, strict=True):
+        np.testing.assert_allclose(noise.sigmoid(one), noise.sigmoid(other), atol=1e-6)
+    assert direct.objective >= slow.objective - 1e-6
+    assert direct.converged and direct.trace[1].objective >= direct.trace[0].objective
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 2)), min_size=1, max_size=40),
+    st.sampled_from([Prior(0.9, 0.0), Prior(0.9, 5.0), Prior(0.3, 0.2)]),
+)
+def test_the_direct_solution_is_the_root_of_the_slope(votes, prior):
+    """Σd/(½ + d(η − ½)) + a/η − b/(1 − η), at η to either side of the solution."""
+    votes.sort(key=lambda vote: vote[1])
+    p, annotator = (np.array(column) for column in zip(*votes, strict=True))
+    d = (2 * p - 1).astype(np.float32)
+    ends = np.searchsorted(annotator, np.arange(4))
+    eta, steps = reliabilities(ends, d, prior, np.full(3, 0.7), tolerance=1e-10)
+    assert (steps >= 0).all()
+    for k in range(3):
+        mine = d[ends[k] : ends[k + 1]].astype(float)
+
+        def slope(x, mine=mine):
+            return (mine / (0.5 + mine * (x - 0.5))).sum() + prior.a / x - prior.b / (1 - x)
+
+        if eta[k] > 1e-6:
+            assert slope(eta[k] * (1 - 1e-5) - 1e-9) >= -1e-5
+        if eta[k] < 1 - 1e-6:
+            assert slope(eta[k] + 1e-5 * (1 - eta[k]) + 1e-9) <= 1e-5
 
 
 def test_acceleration_reaches_the_same_maximum_in_fewer_passes():
