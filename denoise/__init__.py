@@ -18,6 +18,7 @@ __all__ = [
     "RunError",
     "ScoreSettings",
     "em",
+    "em_labels",
     "export",
     "import_data",
     "score",
@@ -28,6 +29,7 @@ _HOME = {
     "score": "denoise.stages.score",
     "ScoreSettings": "denoise.stages.score",
     "em": "denoise.stages.em",
+    "em_labels": "denoise.stages.labels",
     "export": "denoise.stages.export",
     "DenoiseError": "denoise.errors",
     "InputError": "denoise.errors",
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from denoise.importers import import_data
     from denoise.stages.em import em
     from denoise.stages.export import export
+    from denoise.stages.labels import em_labels
     from denoise.stages.score import ScoreSettings, score
 
 

@@ -13,6 +13,7 @@ from denoise.plain import plain
 if TYPE_CHECKING:
     from denoise.dataset import Dataset
     from denoise.stages.em import EMResult
+    from denoise.stages.labels import LabelsResult
 
 
 ID_WIDTH = 40
@@ -49,8 +50,11 @@ def em(
     prior: Annotated[
         str, typer.Option(help="auto: reliabilities ~ Beta: auto (learned), off, or A,B.")
     ] = "auto",
+    model: Annotated[
+        str, typer.Option(help="labels: auto, majority, one-coin, guesser or dawid-skene.")
+    ] = "auto",
     truth: Annotated[
-        Path | None, typer.Option(help="Known answers: a table of pair_id and vote.")
+        Path | None, typer.Option(help="Known answers: pair_id and vote, or item_id and label.")
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="An earlier run, whose votes count as well.")
@@ -104,6 +108,10 @@ def em(
     }
     stage.EMSettings(**options)  # before anything is read
     data = shared.load(source, map_, aspect, split, texts)
+    if not data.is_preference:
+        given = {"--scores": scores, "--margin": margin, "--prob": prob, "--init": init}
+        _labels(data, source, model, truth, [name for name in given if given[name]], show, out)
+        return
     frame, provenance = stage.join_scores(scores) if scores else (None, None)
     files = {"scores": scores or source, "votes": source, "pairs": source}
     with naming_files(**files, truth=truth or "truth", init=init or "init"):
@@ -130,6 +138,34 @@ def em(
     )
 
 
+def _labels(
+    data: Dataset,
+    source: str,
+    model: str,
+    truth: Path | None,
+    meaningless: list[str],
+    show: int,
+    out: Path,
+) -> None:
+    """The command for categorical labels."""
+    from denoise.cli.console import say
+    from denoise.errors import Fault, naming_files, raise_any
+    from denoise.importers.files import read_file
+    from denoise.stages.labels import em_labels, write_labels
+
+    raise_any(Fault(f"{name} means nothing to labels", fix="leave it out") for name in meaningless)
+    with naming_files(labels=source, truth=truth or "truth"):
+        known = read_file(truth).frame if truth else None
+        result = em_labels(data, model=model, truth=known)
+    write_labels(result, out)
+    for note in result.notes:
+        say(note)
+    print_annotators(result, show)
+    wrong = result.summary["expected_wrong_items"]
+    say(f"about {round(wrong):,} of {len(result.items):,} items get a wrong label")
+    say(f"wrote {out}: items, annotators, confusions, trace, summary.json")
+
+
 def _prior(text: str) -> str | tuple[float, float]:
     """`A,B` as two numbers; anything else as it is, for the settings to judge."""
     try:
@@ -152,7 +188,7 @@ def print_wrong(result: EMResult) -> None:
     say(f"about {round(summary['expected_wrong']):,} labels are wrong ({share}{between})")
 
 
-def print_annotators(result: EMResult, show: int) -> None:
+def print_annotators(result: EMResult | LabelsResult, show: int) -> None:
     """Print the least reliable annotators."""
     from denoise.cli.console import percent, table
 

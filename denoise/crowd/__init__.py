@@ -1,0 +1,1 @@
+"""Categorical labels: who is right, and how far each annotator can be trusted."""

@@ -1,0 +1,224 @@
+"""The EM loop that all models share: E-step, M-step, and hyper-parameters between stages.
+
+The objective is tempered: annotator k's whole factor, likelihood and prior, enters with a fixed
+power c_k, so that correlated annotators weigh what they know together,
+
+    F = Σ_j log Σ_t ρ_jt Π_i π_k(i)[t, l_i]^c_k(i) + Σ_k c_k log p(π_k | α) + Σ_t log ρ_t.
+
+With c = 1 it is the usual log posterior. As c_k multiplies all that π_k occurs in, the M-step is
+the untempered one: π_k ∝ expected votes + α. Priors are densities in log-odds (softmax)
+coordinates, where a Dirichlet's mode is its mean; known answers restrict the sum over t.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol, Self
+
+import numpy as np
+
+from denoise.crowd import kernels
+from denoise.crowd.answers import Answers, Codes, Floats
+
+ClassPrior = Literal["learned", "uniform"]
+
+TINY = 1e-300
+"""Probabilities count as at least this where their logarithm is taken."""
+
+CLASS_STRENGTH = 1.0
+"""Each class counts as having one item more than it has: Dirichlet(1, …, 1) in log odds."""
+
+TEMPERED = "tempered log posterior"
+
+
+class Annotators(Protocol):
+    """A model of the annotators: parameters and hyper-parameters, immutable."""
+
+    def confusion(self) -> Floats:
+        """π, [K, C, C] (label, truth)."""
+
+    def log_penalty(self) -> Floats:
+        """log p(π_k | α) of each annotator, up to a constant in π, [K]."""
+
+    def maximised(self, counts: Floats) -> Self:
+        """Parameters after an M-step, given expected votes [K, C, C] (label, truth)."""
+
+    def learned(self, counts: Floats) -> Self:
+        """Hyper-parameters that make the expected votes more likely, parameters integrated out."""
+
+
+class Evidence(NamedTuple):
+    """What is given besides the votes.
+
+    power: c_k, [K]; known: class of each item or −1, [J], or of length 0; prior: probabilities of
+    the classes for each item, [J, C], in place of one for all; class_prior: what that one is.
+    """
+
+    power: Floats
+    known: Codes
+    prior: Floats | None
+    class_prior: ClassPrior
+
+    def log_rho(self, class_prior: Floats) -> Floats:
+        """log ρ, [J, C] or [1, C]."""
+        rho = class_prior[None, :] if self.prior is None else self.prior
+        return np.log(np.maximum(rho, TINY))
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether the class prior is a parameter."""
+        return self.class_prior == "learned" and self.prior is None
+
+
+class Step(NamedTuple):
+    """A trace row: the objective at the parameters that iteration's E-step used.
+
+    It never falls within a `stage`, whose hyper-parameters are fixed; max_change: of a posterior.
+    """
+
+    stage: int
+    iteration: int
+    objective: float
+    max_change: float
+
+
+class Solution(NamedTuple):
+    """annotators and class_prior [C] at the last E-step; posterior [J, C] and counts of it."""
+
+    annotators: Annotators
+    class_prior: Floats
+    posterior: Floats
+    counts: Floats
+    trace: tuple[Step, ...]
+    converged: bool
+
+
+def evidence(
+    votes: Answers,
+    power: Floats | None = None,
+    known: Codes | None = None,
+    prior: Floats | None = None,
+    class_prior: ClassPrior = "learned",
+) -> Evidence:
+    """Fill in the defaults: powers of 1, nothing known, one learned class prior for all items."""
+    c = np.ones(votes.n_annotators) if power is None else np.asarray(power, np.float64)
+    empty = np.empty(0, np.int64)
+    codes = empty if known is None or np.all(known < 0) else np.asarray(known, np.int64)
+    if prior is not None:
+        prior = np.asarray(prior, np.float64)
+        prior = prior / prior.sum(1, keepdims=True)
+    return Evidence(c, codes, prior, class_prior)
+
+
+def vote_shares(votes: Answers, given: Evidence, smoothing: float = 0.0) -> Floats:
+    """Weighted share of each class among an item's votes, [J, C], smoothed towards its prior.
+
+    `smoothing` votes are spread by the item's prior, or evenly; an item without votes has that.
+    """
+    n, c = votes.n_items, votes.n_classes
+    counts = kernels.shares(votes.start, votes.annotator, votes.label, given.power, n, c)
+    spread = np.full((1, c), 1.0 / c) if given.prior is None else given.prior
+    counts += max(smoothing, 1e-12) * spread
+    shares = counts / counts.sum(1, keepdims=True)
+    return pinned(shares, given.known)
+
+
+def pinned(posterior: Floats, known: Codes) -> Floats:
+    """The posterior with known answers in place, [J, C]."""
+    if len(known):
+        rows = np.flatnonzero(known >= 0)
+        posterior[rows] = 0.0
+        posterior[rows, known[rows]] = 1.0
+    return posterior
+
+
+def objective(
+    votes: Answers, given: Evidence, annotators: Annotators, class_prior: Floats
+) -> float:
+    """F, nats (up to constants of the priors)."""
+    posterior = np.empty((votes.n_items, votes.n_classes))
+    return _e_step(votes, given, annotators, class_prior, posterior)[0]
+
+
+def fit(
+    votes: Answers,
+    given: Evidence,
+    annotators: Annotators,
+    *,
+    start: Floats | None = None,
+    learn: bool = True,
+    tolerance: float = 1e-5,
+    stage_length: int = 5,
+    max_iterations: int = 500,
+) -> Solution:
+    """EM from vote shares (or `start`, [J, C]) until no posterior moves by `tolerance` or more.
+
+    With `learn`, the hyper-parameters are learned anew after every `stage_length` iterations.
+    """
+    posterior = vote_shares(votes, given) if start is None else start.copy()
+    counts = _counts(votes, posterior)
+    if learn:
+        annotators = annotators.learned(counts)
+    annotators = annotators.maximised(counts)
+    class_prior = _class_prior(votes, given, posterior)
+    tally = votes.tally
+    trace: list[Step] = []
+    stage, since, converged = 0, 0, False
+    for iteration in range(max_iterations):
+        value, counts, change = _e_step(votes, given, annotators, class_prior, posterior, tally)
+        trace.append(Step(stage, iteration, value, change))
+        since += 1
+        converged = change < tolerance and (since == 1 or not learn)
+        if converged:
+            break
+        if learn and (since >= stage_length or change < tolerance):
+            annotators, stage, since = annotators.learned(counts), stage + 1, 0
+        annotators = annotators.maximised(counts)
+        class_prior = _class_prior(votes, given, posterior)
+    return Solution(annotators, class_prior, posterior, counts, tuple(trace), converged)
+
+
+def _counts(votes: Answers, posterior: Floats) -> Floats:
+    arrays = (votes.start, votes.annotator, votes.label, posterior)
+    return kernels.count(*arrays, votes.n_annotators)
+
+
+def _class_prior(votes: Answers, given: Evidence, posterior: Floats) -> Floats:
+    """M-step of ρ, [C]: learned, uniform, or the mean of the items' own (for the report only)."""
+    if given.prior is not None:
+        return given.prior.mean(0)
+    if given.class_prior == "uniform":
+        return np.full(votes.n_classes, 1.0 / votes.n_classes)
+    share = posterior.sum(0) + CLASS_STRENGTH
+    return share / share.sum()
+
+
+def _e_step(
+    votes: Answers,
+    given: Evidence,
+    annotators: Annotators,
+    class_prior: Floats,
+    posterior: Floats,
+    tally: Floats | None = None,
+) -> tuple[float, Floats, float]:
+    """Fill `posterior`; the objective, the expected votes [K, C, C] and the largest change."""
+    log_pi = np.log(np.maximum(annotators.confusion(), TINY))
+    evidence = given.power[:, None, None] * log_pi
+    log_rho = given.log_rho(class_prior)
+    if votes.n_classes == 2:
+        tally = votes.tally if tally is None else tally  # counted once a fit
+        turn = (evidence[:, :, 1] - evidence[:, :, 0]).ravel()
+        ones = np.empty_like(turn)
+        base = np.ascontiguousarray(evidence[:, :, 0]).ravel()
+        likelihood, change = kernels.e_pass_binary(
+            votes.start, votes.cell, base, turn, log_rho, given.known, posterior, ones
+        )
+        counts = np.stack([tally.ravel() - ones, ones], 1).reshape(log_pi.shape)
+        counts = np.maximum(counts, 0.0)  # a difference may round to just below 0
+    else:
+        counts = np.empty_like(log_pi)
+        arrays = (votes.start, votes.annotator, votes.label, evidence)
+        likelihood, change = kernels.e_pass(*arrays, log_rho, given.known, posterior, counts)
+    value = likelihood + float(given.power @ annotators.log_penalty())
+    if given.learns_classes:
+        value += CLASS_STRENGTH * float(np.log(class_prior).sum())
+    return value, counts, change

@@ -1,0 +1,188 @@
+"""Compiled loops over votes; every sum is float64 and in the order of the votes.
+
+Confusions lie here as [K, label, truth], so that a vote reads one contiguous row of log
+probabilities over the possible truths.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from denoise.crowd.answers import Floats
+
+
+@njit(cache=True, nogil=True)
+def e_pass(
+    start: Floats,
+    annotator: Floats,
+    label: Floats,
+    evidence: Floats,
+    log_prior: Floats,
+    known: Floats,
+    posterior: Floats,
+    counts: Floats,
+) -> tuple[float, float]:
+    """Fill `posterior` [J, C] and `counts` [K, C, C] (label, truth) in one pass over the votes.
+
+    `evidence` is c·log π, [K, C, C] (label, truth); `log_prior` [J or 1, C]. Returns Σ_j log of
+    the sum over truths (of the known one alone, where there is one) and the largest change.
+    """
+    n_classes = log_prior.shape[1]
+    shared, any_known = log_prior.shape[0] == 1, known.shape[0] > 0
+    total, moved = 0.0, 0.0
+    q = np.empty(n_classes)
+    counts[:] = 0.0
+    for j in range(start.shape[0] - 1):
+        row = 0 if shared else j
+        for t in range(n_classes):
+            q[t] = log_prior[row, t]
+        for i in range(start[j], start[j + 1]):
+            for t in range(n_classes):
+                q[t] += evidence[annotator[i], label[i], t]
+        if any_known and known[j] >= 0:
+            total += q[known[j]]
+            q[:] = 0.0
+            q[known[j]] = 1.0
+        else:
+            top, norm = q.max(), 0.0
+            for t in range(n_classes):
+                q[t] = np.exp(q[t] - top)
+                norm += q[t]
+            total += top + np.log(norm)
+            for t in range(n_classes):
+                q[t] /= norm
+        for t in range(n_classes):
+            moved = max(moved, abs(q[t] - posterior[j, t]))
+            posterior[j, t] = q[t]
+        for i in range(start[j], start[j + 1]):
+            for t in range(n_classes):
+                counts[annotator[i], label[i], t] += q[t]
+    return total, moved
+
+
+@njit(cache=True, nogil=True)
+def e_pass_binary(
+    start: Floats,
+    cell: Floats,
+    base: Floats,
+    turn: Floats,
+    log_prior: Floats,
+    known: Floats,
+    posterior: Floats,
+    counts: Floats,
+) -> tuple[float, float]:
+    """`e_pass` for two classes, about three times as fast: one exponential an item.
+
+    `cell` is 2·annotator + label, [n]; `base` the evidence for class 0 and `turn` that for 1
+    less that for 0, [2K]; `counts` receives the expected votes of truth 1, [2K].
+    """
+    shared, any_known = log_prior.shape[0] == 1, known.shape[0] > 0
+    total, moved = 0.0, 0.0
+    counts[:] = 0.0
+    for j in range(start.shape[0] - 1):
+        row = 0 if shared else j
+        zero = log_prior[row, 0]
+        odds = log_prior[row, 1] - zero
+        for i in range(start[j], start[j + 1]):
+            zero += base[cell[i]]
+            odds += turn[cell[i]]
+        if any_known and known[j] >= 0:
+            one = float(known[j])
+            other = 1.0 - one
+            total += zero + one * odds
+        else:
+            small = np.exp(-abs(odds))
+            total += zero + max(odds, 0.0) + np.log1p(small)
+            larger, smaller = 1.0 / (1.0 + small), small / (1.0 + small)
+            one, other = (larger, smaller) if odds > 0 else (smaller, larger)
+        moved = max(moved, abs(one - posterior[j, 1]))
+        posterior[j, 0], posterior[j, 1] = other, one
+        for i in range(start[j], start[j + 1]):
+            counts[cell[i]] += one
+    return total, moved
+
+
+@njit(cache=True, nogil=True)
+def shares(
+    start: Floats, annotator: Floats, label: Floats, power: Floats, n_items: int, n_classes: int
+) -> Floats:
+    """Sum of the powers of those who gave each item each label, [J, C]."""
+    out = np.zeros((n_items, n_classes))
+    for j in range(n_items):
+        for i in range(start[j], start[j + 1]):
+            out[j, label[i]] += power[annotator[i]]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def count(
+    start: Floats, annotator: Floats, label: Floats, posterior: Floats, n_annotators: int
+) -> Floats:
+    """Expected votes by annotator, label and truth, [K, C, C]."""
+    n_classes = posterior.shape[1]
+    counts = np.zeros((n_annotators, n_classes, n_classes))
+    for j in range(start.shape[0] - 1):
+        for i in range(start[j], start[j + 1]):
+            for t in range(n_classes):
+                counts[annotator[i], label[i], t] += posterior[j, t]
+    return counts
+
+
+@njit(cache=True, nogil=True)
+def left_out(
+    start: Floats,
+    annotator: Floats,
+    label: Floats,
+    probability: Floats,
+    evidence: Floats,
+    log_prior: Floats,
+    shared_error: float,
+) -> Floats:
+    """log P(vote | the item's other votes), [n], which weigh 1/(1 + (n_j − 2)·shared_error)."""
+    n_classes = log_prior.shape[1]
+    out = np.zeros(annotator.shape[0])
+    whole, q = np.empty(n_classes), np.empty(n_classes)
+    for j in range(start.shape[0] - 1):
+        row = 0 if log_prior.shape[0] == 1 else j
+        whole[:] = 0.0
+        others = max(start[j + 1] - start[j] - 2, 0)
+        weight = 1.0 / (1.0 + others * shared_error)
+        for i in range(start[j], start[j + 1]):
+            for t in range(n_classes):
+                whole[t] += evidence[annotator[i], label[i], t]
+        for i in range(start[j], start[j + 1]):
+            for t in range(n_classes):
+                rest = whole[t] - evidence[annotator[i], label[i], t]
+                q[t] = weight * (log_prior[row, t] + rest)
+            top, norm, likely = q.max(), 0.0, 0.0
+            for t in range(n_classes):
+                share = np.exp(q[t] - top)
+                norm += share
+                likely += share * probability[annotator[i], label[i], t]
+            out[i] = np.log(max(likely / norm, 1e-300))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def information(
+    start: Floats, annotator: Floats, label: Floats, posterior: Floats, diagonal: Floats
+) -> Floats:
+    """Observed information on each annotator's confusion diagonal, [K, C, C] (truth, truth).
+
+    Each item's likelihood is linear in π_k[t, t] (the rest of the row shrinks in proportion), so
+    −∂²ℓ/∂π_tt∂π_uu is the sum over the items of the product of the two first derivatives.
+    """
+    n_annotators, n_classes = diagonal.shape
+    total = np.zeros((n_annotators, n_classes, n_classes))
+    slope = np.empty(n_classes)
+    for j in range(start.shape[0] - 1):
+        for i in range(start[j], start[j + 1]):
+            k = annotator[i]
+            for t in range(n_classes):
+                right = 1.0 / diagonal[k, t] if label[i] == t else -1.0 / (1.0 - diagonal[k, t])
+                slope[t] = posterior[j, t] * right
+            for t in range(n_classes):
+                for u in range(n_classes):
+                    total[k, t, u] += slope[t] * slope[u]
+    return total

@@ -1,0 +1,182 @@
+"""`--model auto`: which models to believe, by how well they predict held-out votes.
+
+A vote is predicted from the other votes on its item, by parameters fitted on other items. The
+prediction of *votes* ranks models of annotators, but cannot see errors that annotators share, nor
+does a better likelihood always mean a better answer. So models are dropped by it, never weighted:
+one-coin where the guesser, which contains it, predicts clearly better, and full confusions where
+the guesser, with its fewer parameters, predicts clearly better. What stays is pooled evenly,
+with majority vote, after each posterior has been softened for shared errors.
+
+The members of the pool and `SHARED_ERROR` were chosen once, for all tables, with the answers of
+the nine benchmark tables in view; nothing is chosen by answers at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from denoise.crowd import em, kernels
+from denoise.crowd.answers import Answers, Floats, subset
+from denoise.crowd.dawid_skene import dawid_skene
+from denoise.crowd.em import Annotators, Evidence, Solution
+from denoise.crowd.guesser import guesser
+from denoise.crowd.majority import majority
+from denoise.crowd.one_coin import one_coin
+from denoise.crowd.result import CrowdFit, softened, summary
+
+SHARED_ERROR = 0.2
+"""Correlation of two annotators' errors on an item that is allowed for: votes alone cannot show
+it where it is common to everyone. 0 takes annotators for independent."""
+
+CLEARLY = 2.0
+"""Standard errors (over items) by which one model must predict better than another."""
+
+FOLDS = 2
+
+MODELS: dict[str, Callable[[Answers], Annotators]] = {
+    "one-coin": one_coin,
+    "guesser": guesser,
+    "dawid-skene": dawid_skene,
+}
+CLASS_PRIORS: tuple[em.ClassPrior, ...] = ("learned", "uniform")
+
+
+class Score(NamedTuple):
+    """held_out: mean log probability of a held-out vote, nats; used: whether it is in the pool."""
+
+    model: str
+    held_out: float
+    used: bool
+
+
+class Selection(NamedTuple):
+    """fit: the pooled result; scores: a row a model; reason: a sentence that says why."""
+
+    fit: CrowdFit
+    scores: tuple[Score, ...]
+    reason: str
+
+
+def auto(
+    votes: Answers, given: Evidence | None = None, *, shared_error: float = SHARED_ERROR
+) -> Selection:
+    """Compare the models on held-out votes and pool those that hold up."""
+    given = em.evidence(votes) if given is None else given
+    held = {name: held_out(votes, given, make, shared_error) for name, make in MODELS.items()}
+    used = _kept(held, votes)
+    shares = majority(votes, given)
+    members, trace, converged, solution = [shares.posterior], (), True, None
+    priors = CLASS_PRIORS if given.prior is None else CLASS_PRIORS[:1]
+    for name in used:
+        for class_prior in priors:
+            run = given._replace(class_prior=class_prior)
+            solution = em.fit(votes, run, MODELS[name](votes))
+            members.append(softened(votes, given, solution.posterior, shared_error))
+            trace, converged = solution.trace, converged and solution.converged
+    posterior = em.pinned(sum(members[1:], members[0]) / len(members), given.known)
+    warning = "" if converged else "At least one of the pooled models had not converged."
+    fit = _read(votes, posterior, solution)._replace(
+        trace=trace, converged=converged, warning=warning
+    )
+    scores = [Score(name, _mean(s), name in used) for name, s in held.items()]
+    best = max(held, key=lambda name: _mean(held[name]))
+    return Selection(fit, tuple(scores), _reason(best, held, used))
+
+
+def held_out(
+    votes: Answers,
+    given: Evidence,
+    make: Callable[[Answers], Annotators],
+    shared_error: float = 0.0,
+    n_folds: int = FOLDS,
+) -> Floats:
+    """log P(vote | the item's other votes; parameters from other folds' items), [n].
+
+    Fold f holds the items j ≡ f (mod `n_folds`), so the order of the votes does not matter.
+    """
+    fold = _folds(votes, n_folds)
+    out = np.empty(len(votes.label))
+    for number in range(n_folds):
+        test = fold == number
+        there = ~test if n_folds > 1 else test
+        solution = em.fit(subset(votes, there), _items(given, there), make(votes), tolerance=1e-3)
+        out[np.repeat(test, votes.votes_per_item)] = _left_out(
+            subset(votes, test), _items(given, test), solution, shared_error
+        )
+    return out
+
+
+def _left_out(votes: Answers, given: Evidence, solution: Solution, shared_error: float) -> Floats:
+    probability = np.maximum(solution.annotators.confusion(), em.TINY)
+    return kernels.left_out(
+        votes.start,
+        votes.annotator,
+        votes.label,
+        probability,
+        given.power[:, None, None] * np.log(probability),
+        given.log_rho(solution.class_prior),
+        shared_error,
+    )
+
+
+def _items(given: Evidence, kept: Floats) -> Evidence:
+    """What is given of the kept items."""
+    return given._replace(
+        known=given.known[kept] if len(given.known) else given.known,
+        prior=None if given.prior is None else given.prior[kept],
+    )
+
+
+def _folds(votes: Answers, n_folds: int) -> Floats:
+    return np.arange(votes.n_items) % n_folds
+
+
+def _clearly(better: Floats, worse: Floats, votes: Answers) -> bool:
+    """Whether the gain per vote exceeds `CLEARLY` standard errors, items being the clusters."""
+    gain = np.bincount(votes.item, better - worse, votes.n_items)
+    return bool(gain.sum() > CLEARLY * np.sqrt((gain**2).sum()))
+
+
+def _kept(held: dict[str, Floats], votes: Answers) -> list[str]:
+    kept = ["guesser"]
+    if not _clearly(held["guesser"], held["one-coin"], votes):
+        kept.insert(0, "one-coin")
+    if not _clearly(held["guesser"], held["dawid-skene"], votes):
+        kept.append("dawid-skene")
+    return kept
+
+
+def _read(votes: Answers, posterior: Floats, solution: Solution) -> CrowdFit:
+    """Confusions of all annotators at the pooled posterior, shrunk by a learned prior."""
+    arrays = (votes.start, votes.annotator, votes.label, posterior)
+    counts = kernels.count(*arrays, votes.n_annotators)
+    model = dawid_skene(votes)
+    for _ in range(5):
+        model = model.learned(counts)
+    model = model.maximised(counts)
+    share = posterior.sum(0) + em.CLASS_STRENGTH
+    strength = model.alpha.sum(0)
+    return summary(
+        votes,
+        posterior,
+        model.confusion().transpose(0, 2, 1),
+        share / share.sum(),
+        strength=strength,
+    )
+
+
+def _mean(scores: Floats) -> float:
+    """Mean, 0 where there is no vote at all."""
+    return float(scores.sum() / max(len(scores), 1))
+
+
+def _reason(best: str, held: dict[str, Floats], used: list[str]) -> str:
+    left = [name for name in held if name not in used]
+    table = ", ".join(f"{name} {_mean(scores):.4f}" for name, scores in held.items())
+    said = f"Held-out votes have a mean log probability of {table}; {best} predicts them best."
+    if left:
+        said += f" Left out, as the guesser predicts clearly better: {' and '.join(left)}."
+    return f"{said} Pooled evenly with majority vote: {' and '.join(used)}."

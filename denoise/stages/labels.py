@@ -1,0 +1,290 @@
+"""EM over categorical labels: a posterior for every item, a confusion for every annotator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from denoise import schema, tables
+from denoise.crowd import em as crowd
+from denoise.crowd import selection
+from denoise.crowd.answers import Answers, answers
+from denoise.crowd.dawid_skene import dawid_skene
+from denoise.crowd.guesser import guesser
+from denoise.crowd.majority import majority
+from denoise.crowd.one_coin import one_coin
+from denoise.crowd.result import CrowdFit, solved
+from denoise.dataset import Dataset
+from denoise.errors import raise_any, refuse
+from denoise.tables import Provenance
+
+MODELS = {"one-coin": one_coin, "guesser": guesser, "dawid-skene": dawid_skene}
+CHOICES = ("auto", "majority", *MODELS)
+
+FEW_LABELS = 5
+"""An annotator with fewer labels that count is flagged."""
+
+
+@dataclass(frozen=True)
+class LabelsResult:
+    """The tables of one run over labels; `notes` are sentences for the user."""
+
+    items: pl.DataFrame
+    annotators: pl.DataFrame
+    confusions: pl.DataFrame
+    trace: pl.DataFrame
+    summary: Mapping[str, Any]
+    provenance: Provenance
+    notes: tuple[str, ...] = ()
+
+
+def em_labels(
+    data: Dataset, *, model: str = "auto", truth: pl.DataFrame | None = None
+) -> LabelsResult:
+    """Posterior of each item's class and confusion of each annotator (`denoise.crowd`).
+
+    An annotator's equal labels of one item count once, and none counts where they differ.
+    Columns `prior_<class>`, one for every class, are an item's probabilities beforehand.
+
+    Args:
+        model: "auto" (by held-out votes), "majority", "one-coin", "guesser" or "dawid-skene".
+        truth: known answers, `item_id` and `label`; they are fixed posteriors.
+
+    Raises:
+        InputError: the model is unknown, or a table departs from its contract.
+    """
+    if model not in CHOICES:
+        refuse("unknown model", found=model, fix=f"it is one of {', '.join(CHOICES)}")
+    if data.labels is None:
+        refuse("these are pairs with votes, where labels of items are needed", file="labels")
+    raise_any(schema.faults(data.labels, schema.LABELS, "labels"))
+    names = ["item_id", "annotator_id", "label"]
+    rows = data.labels.with_columns(pl.col(names).cast(pl.String))
+    counted = rows.select(names).unique()
+    counted = counted.filter(pl.len().over("item_id", "annotator_id") == 1)
+    items, annotators, classes = (rows[name].unique().sort() for name in names)
+    if truth is not None:
+        truth = _checked_truth(truth, items)
+        classes = pl.concat([classes, truth["label"]]).unique().sort()
+    votes = answers(
+        _codes(counted["item_id"], items),
+        _codes(counted["annotator_id"], annotators),
+        _codes(counted["label"], classes),
+        len(items),
+        len(annotators),
+        len(classes),
+    )
+    given = crowd.evidence(
+        votes, known=_known(truth, items, classes), prior=_priors(rows, items, classes)
+    )
+    fit, reason = _fit(votes, given, model)
+    baseline = majority(votes, given).posterior
+    inputs = {"data": data.provenance.run_id}
+    if truth is not None:
+        inputs["truth"] = schema.digest(*(f"{row}" for row in sorted(truth.rows()))).hex()
+    provenance = Provenance("em", inputs, {"kind": "labels", "model": model})
+    differ = int((fit.posterior.argmax(1) != baseline.argmax(1)).sum())
+    summary = {
+        "model": model,
+        "reason": reason,
+        "converged": fit.converged,
+        "n_labels": len(rows),
+        "n_not_counted": len(rows) - len(counted),
+        "n_items": len(items),
+        "n_annotators": len(annotators),
+        "classes": classes.to_list(),
+        "class_prior": fit.class_prior.tolist(),
+        "n_differ_from_majority": differ,
+        "expected_wrong_items": float((1 - fit.posterior.max(1)).sum()),
+        "run_id": provenance.run_id,
+    }
+    notes = [reason] if reason else []
+    notes += [fit.warning] if fit.warning else []
+    if len(counted) < len(rows):
+        notes.append(
+            f"{len(rows) - len(counted):,} labels repeat another of the same annotator on the same "
+            "item; equal ones count once, and differing ones not at all"
+        )
+    notes.append(f"{differ:,} of {len(items):,} items get another label than by majority vote")
+    return LabelsResult(
+        items=_items(items, classes, fit),
+        annotators=_annotators(rows, annotators, fit),
+        confusions=_confusions(annotators, classes, fit),
+        trace=pl.DataFrame(
+            [tuple(step) for step in fit.trace],
+            schema={
+                "stage": pl.Int64,
+                "iteration": pl.Int64,
+                "objective": pl.Float64,
+                "max_change": pl.Float64,
+            },
+            orient="row",
+        ),
+        summary={**summary, "notes": notes},
+        provenance=provenance,
+        notes=tuple(notes),
+    )
+
+
+def write_labels(result: LabelsResult, out: Path) -> None:
+    """Write the tables and `summary.json` into a directory of their own, all of them or none."""
+    with tables.staged_directory(out, result.provenance) as staging:
+        for name in ("items", "annotators", "confusions", "trace"):
+            tables.write_table(
+                getattr(result, name), staging / f"{name}.parquet", result.provenance
+            )
+        text = json.dumps(result.summary, indent=1, sort_keys=True, ensure_ascii=False)
+        tables.write_text(text + "\n", staging / "summary.json")
+
+
+def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
+    return values.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+
+
+def _fit(votes: Answers, given: crowd.Evidence, model: str) -> tuple[CrowdFit, str]:
+    if model == "auto":
+        chosen = selection.auto(votes, given)
+        return chosen.fit, chosen.reason
+    if model == "majority":
+        return majority(votes, given), ""
+    return solved(votes, crowd.fit(votes, given, MODELS[model](votes))), ""
+
+
+def _checked_truth(truth: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
+    if "item_id" in truth.columns and truth["item_id"].dtype.is_integer():
+        truth = truth.with_columns(pl.col("item_id").cast(pl.String))  # a CSV has no types
+    if "label" in truth.columns and truth["label"].dtype.is_integer():
+        truth = truth.with_columns(pl.col("label").cast(pl.String))
+    raise_any(schema.faults(truth, schema.TRUTH_LABELS, "truth"))
+    truth = truth.select(pl.col("item_id", "label").cast(pl.String))
+    foreign = (~truth["item_id"].is_in(items.implode())).arg_true()
+    if len(foreign):
+        refuse(
+            f"{len(foreign)} known answer(s) of items that the data do not have",
+            file="truth",
+            row=foreign[0],
+            column="item_id",
+            found=truth["item_id"][foreign[0]],
+            fix="give the item ids of the labels",
+        )
+    return truth
+
+
+def _known(truth: pl.DataFrame | None, items: pl.Series, classes: pl.Series) -> np.ndarray | None:
+    if truth is None:
+        return None
+    known = np.full(len(items), -1)
+    known[_codes(truth["item_id"], items)] = _codes(truth["label"], classes)
+    return known
+
+
+def _priors(rows: pl.DataFrame, items: pl.Series, classes: pl.Series) -> np.ndarray | None:
+    """The items' own class probabilities, [J, C], from the first row of each."""
+    wanted = [f"prior_{name}" for name in classes]
+    there = [name for name in rows.columns if name.startswith("prior_")]
+    if not there:
+        return None
+    if missing := [name for name in wanted if name not in there]:
+        refuse(
+            f"some classes have a prior and others have none: {', '.join(missing)}",
+            file="labels",
+            fix="give a column prior_<class> for every class, or for none",
+        )
+    firsts = rows.unique("item_id", keep="first", maintain_order=True).sort("item_id")
+    prior = firsts.select(pl.col(wanted).cast(pl.Float64)).to_numpy()
+    wrong = ~(np.isfinite(prior) & (prior >= 0)).all(1) | (prior.sum(1) <= 0)
+    if wrong.any():
+        refuse(
+            f"{int(wrong.sum())} item(s) whose prior is not one of probabilities",
+            file="labels",
+            column=wanted[0],
+            found=prior[wrong][0].tolist(),
+            fix="give numbers of 0 or more, not all 0, for every class",
+        )
+    return prior
+
+
+def _items(items: pl.Series, classes: pl.Series, fit: CrowdFit) -> pl.DataFrame:
+    """The table `items`, with the entropy of each posterior in nats."""
+    p = fit.posterior
+    entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(1)
+    return pl.DataFrame(
+        {
+            "item_id": items,
+            "label": classes.gather(p.argmax(1)),
+            "confidence": p.max(1),
+            "entropy": np.maximum(entropy, 0.0),
+            **{f"posterior_{name}": p[:, c] for c, name in enumerate(classes)},
+        }
+    )
+
+
+def _annotators(rows: pl.DataFrame, names: pl.Series, fit: CrowdFit) -> pl.DataFrame:
+    """The table `annotators`, with Raykar's spammer score (0: the labels say nothing)."""
+    chance = 1.0 / fit.confusion.shape[1]
+    conditions = {
+        "few votes": fit.n < FEW_LABELS,
+        "not identified": fit.n == 0,
+        "below chance": fit.reliability < chance,
+    }
+    flags = [
+        [flag for flag, holds in zip(conditions, row, strict=True) if holds]
+        for row in zip(*conditions.values(), strict=True)
+    ]
+    told = fit.n > 0
+    shown = pl.DataFrame(
+        {
+            "annotator_id": names,
+            "reliability": pl.Series(np.where(told, fit.reliability, np.nan), nan_to_null=True),
+            "reliability_low": pl.Series(np.where(told, fit.low, np.nan), nan_to_null=True),
+            "reliability_high": pl.Series(np.where(told, fit.high, np.nan), nan_to_null=True),
+            "flags": pl.Series(flags, dtype=pl.List(pl.String)),
+            "spammer_score": fit.spammer,
+        }
+    )
+    counts = rows.group_by("annotator_id").agg(n_votes=pl.len().cast(pl.Int64))
+    columns = [column.name for column in schema.ANNOTATORS.columns]
+    return (
+        shown.join(counts, on="annotator_id", how="left", maintain_order="left")
+        .join(_agreement(rows), on="annotator_id", how="left", maintain_order="left")
+        .select(*columns, "spammer_score")
+    )
+
+
+def _agreement(rows: pl.DataFrame) -> pl.DataFrame:
+    """Share of an annotator's labels that most others give to the item too, where one leads."""
+    counts = rows.group_by("item_id", "label").agg(pl.len().cast(pl.Int64).alias("same"))
+    ranked = counts.sort("same", descending=True).group_by("item_id", maintain_order=True)
+    most = ranked.agg(
+        top=pl.col("label").first(),
+        first=pl.col("same").first(),
+        second=pl.col("same").get(1, null_on_oob=True).fill_null(0),
+    )
+    own = rows.join(counts, on=["item_id", "label"]).join(most, on="item_id")
+    best_other = pl.when(pl.col("label") == pl.col("top")).then("second").otherwise("first")
+    lead = pl.col("same") - 1 - best_other
+    return (
+        own.select("annotator_id", agreement=lead > 0, lead=lead)
+        .filter(pl.col("lead") != 0)
+        .group_by("annotator_id")
+        .agg(pl.col("agreement").mean())
+    )
+
+
+def _confusions(annotators: pl.Series, classes: pl.Series, fit: CrowdFit) -> pl.DataFrame:
+    n, c = len(annotators), len(classes)
+    codes = np.indices((n, c, c)).reshape(3, -1)
+    return pl.DataFrame(
+        {
+            "annotator_id": annotators.gather(codes[0]),
+            "true_label": classes.gather(codes[1]),
+            "label": classes.gather(codes[2]),
+            "probability": fit.confusion.ravel(),
+        }
+    )

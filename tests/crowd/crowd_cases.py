@@ -1,0 +1,67 @@
+"""Small random tables, drawn by hypothesis or by a planted Dawid–Skene model."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from denoise.crowd import em
+from denoise.crowd.answers import Answers, answers
+from denoise.crowd.dawid_skene import dawid_skene
+from denoise.crowd.guesser import guesser
+from denoise.crowd.one_coin import one_coin
+
+MODELS = {
+    "one-coin": one_coin,
+    "guesser": guesser,
+    "full": lambda votes: dawid_skene(votes, "full"),
+    "diagonal": lambda votes: dawid_skene(votes, "diagonal"),
+}
+
+
+def drawn(seed: int, n_items: int, n_annotators: int, n_classes: int, share: float = 0.7):
+    """Random votes with some missing, by which every annotator is a bit better than chance."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(n_classes, size=n_items)
+    item, annotator = np.nonzero(rng.random((n_items, n_annotators)) < share)
+    right = rng.random(len(item)) < rng.uniform(0.5, 0.95, n_annotators)[annotator]
+    label = np.where(right, truth[item], rng.integers(n_classes, size=len(item)))
+    return answers(item, annotator, label, n_items, n_annotators, n_classes), truth
+
+
+@st.composite
+def cases(draw):
+    """(votes, what is given, a model with random parameters), over all switches."""
+    seed = draw(st.integers(0, 10_000))
+    n_classes = draw(st.integers(2, 3))
+    votes, truth = drawn(seed, draw(st.integers(1, 4)), draw(st.integers(1, 3)), n_classes)
+    rng = np.random.default_rng(seed)
+    known = np.where(rng.random(votes.n_items) < 0.3, truth, -1)
+    given = em.evidence(
+        votes,
+        power=rng.uniform(0.2, 1.0, votes.n_annotators) if draw(st.booleans()) else None,
+        known=known if draw(st.booleans()) else None,
+        prior=rng.dirichlet(np.ones(n_classes), votes.n_items) if draw(st.booleans()) else None,
+        class_prior=draw(st.sampled_from(["learned", "uniform"])),
+    )
+    model = MODELS[draw(st.sampled_from(sorted(MODELS)))](votes)
+    counts = rng.gamma(1.0, 3.0, (votes.n_annotators, n_classes, n_classes))
+    model = model.learned(counts).maximised(counts)
+    return votes, given, model, rng.dirichlet(np.full(n_classes, 3.0))
+
+
+def enumerated(votes: Answers, given: em.Evidence, model, class_prior):
+    """log Σ over all truths of all items together, and each item's posterior, term by term."""
+    pi = model.confusion()
+    total, posterior = 0.0, np.zeros((votes.n_items, votes.n_classes))
+    for truths in np.ndindex(*(votes.n_classes,) * votes.n_items):
+        term = 1.0
+        for j, t in enumerate(truths):
+            if len(given.known) and given.known[j] not in (-1, t):
+                term = 0.0
+            term *= class_prior[t] if given.prior is None else given.prior[j, t]
+        for j, k, label in zip(votes.item, votes.annotator, votes.label, strict=True):
+            term *= pi[k, label, truths[j]] ** given.power[k]
+        total += term
+        posterior[np.arange(votes.n_items), truths] += term
+    return np.log(total), posterior / total
