@@ -1,4 +1,4 @@
-"""The histogram is a whole picture: parsed as XML, its bars are measured against the counts."""
+"""Pictures are parsed as XML, and what they draw is measured against the numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoise.plot import histogram_svg
+from denoise.plot import Line, Panel, histogram_svg, lines_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -59,3 +59,56 @@ def test_hostile_words_stay_words() -> None:
 def test_edges_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="2 counts need 3 edges"):
         histogram_svg([1, 2], [0, 1], title="", x_label="", y_label="", ticks=[])
+
+
+def chart(*lines: Line, **changes) -> ElementTree.Element:
+    panel = Panel("Panel", "share", "error", lines, [(1, "one"), (100, "hundred")])
+    return ElementTree.fromstring(lines_svg([panel._replace(**changes)], title="Chart"))
+
+
+def points(picture: ElementTree.Element) -> list[tuple[float, float]]:
+    return [
+        (float(each.get("cx")), float(each.get("cy")))
+        for each in picture.iter(f"{SVG}circle")
+        if each.find(f"{SVG}title") is not None
+    ]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
+def test_points_keep_the_order_of_their_values_and_stay_inside(values: list[float]) -> None:
+    picture = chart(Line("a", range(len(values)), values))
+    _, _, width, height = map(float, picture.get("viewBox").split())
+    drawn = points(picture)
+    assert [x for x, _ in drawn] == sorted(x for x, _ in drawn)
+    for x, y in drawn:
+        assert 0 < x < width
+        assert 0 < y < height
+    for (_, y), (_, z), value, other in zip(drawn, drawn[1:], values, values[1:], strict=False):
+        assert y >= z or value > other or y == pytest.approx(z, abs=0.11)
+
+
+def test_equal_ratios_are_equal_distances_where_asked() -> None:
+    (first, _), (second, _), (third, _) = points(
+        chart(Line("a", [1, 10, 100], [0, 1, 2]), ratio=True)
+    )
+    assert second - first == pytest.approx(third - second, abs=0.11)
+
+
+def test_a_missing_value_is_a_gap() -> None:
+    picture = chart(Line("a", [1, 2, 3, 4], [1.0, float("nan"), 2.0, 3.0]))
+    assert len(points(picture)) == 3
+    (path,) = picture.iter(f"{SVG}path")
+    assert path.get("d").count("M") == 2
+
+
+def test_charts_name_their_axes_lines_and_ticks_once_in_a_legend() -> None:
+    panel = Panel("P", "votes", "AUC", [Line("paper & co", [1, 2], [0, 1])], [(1, "1"), (2, "2")])
+    text = lines_svg([panel, panel._replace(title="Q")], title="T")
+    texts = [each.text for each in ElementTree.fromstring(text).iter(f"{SVG}text")]
+    assert [texts.count(word) for word in ("T", "P", "Q", "paper & co")] == [1, 1, 1, 1]
+    assert texts.count("votes") == texts.count("AUC") == 2
+
+
+def test_a_chart_without_a_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to draw in 'Panel'"):
+        chart(Line("a", [1], [float("nan")]))
