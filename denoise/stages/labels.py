@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 
 from denoise import schema, tables
+from denoise.crowd import correlation, selection
 from denoise.crowd import em as crowd
-from denoise.crowd import selection
 from denoise.crowd.answers import Answers, answers
 from denoise.crowd.dawid_skene import dawid_skene
 from denoise.crowd.guesser import guesser
@@ -29,6 +29,10 @@ CHOICES = ("auto", "majority", *MODELS)
 
 FEW_LABELS = 5
 """An annotator with fewer labels that count is flagged."""
+
+
+COMMON = 0.05
+"""Share of pairs of annotators who err together above which it is said."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ def em_labels(
     )
     fit, reason = _fit(votes, given, model)
     baseline = majority(votes, given).posterior
+    shared = correlation.dependence(votes, fit.posterior, fit.confusion)
+    common = shared.dependent > COMMON * shared.compared
+    fallen_back = common and model == "auto"
+    if fallen_back:
+        fit, reason = majority(votes, given), "Majority vote, as the annotators err together."
     inputs = {"data": data.provenance.run_id}
     if truth is not None:
         inputs["truth"] = schema.digest(*(f"{row}" for row in sorted(truth.rows()))).hex()
@@ -101,6 +110,9 @@ def em_labels(
         "classes": classes.to_list(),
         "class_prior": fit.class_prior.tolist(),
         "n_differ_from_majority": differ,
+        "n_pairs_of_annotators_compared": shared.compared,
+        "n_pairs_of_annotators_dependent": shared.dependent,
+        "effective_annotators": shared.effective,
         "expected_wrong_items": float((1 - fit.posterior.max(1)).sum()),
         "run_id": provenance.run_id,
     }
@@ -110,6 +122,19 @@ def em_labels(
         notes.append(
             f"{len(rows) - len(counted):,} labels repeat another of the same annotator on the same "
             "item; equal ones count once, and differing ones not at all"
+        )
+    if common:
+        effect = (
+            "models that take them for independent follow the largest group, so "
+            "plain shares of the votes are given instead"
+            if fallen_back
+            else "no discount is made: take the confidences as too high"
+        )
+        notes.append(
+            f"the annotators err together: {shared.dependent:,} of {shared.compared:,} pairs of "
+            f"them agree more than the truth explains, and all {len(annotators):,} weigh like "
+            f"about {shared.effective:.0f} independent ones; they copy, share a model, or find "
+            f"the same items hard; {effect}"
         )
     notes.append(f"{differ:,} of {len(items):,} items get another label than by majority vote")
     return LabelsResult(
