@@ -60,7 +60,8 @@ def main() -> None:
         n_good = round(case["good"] * n_annotators)
         planted = np.full(n_annotators, GOOD)
         planted[n_good:] = generator.uniform(0.45, 0.55, n_annotators - n_good)
-        return simulate(10 * n_annotators, reliability=planted, seed=seed)
+        # In any order, so that annotators who tie are not found by their place.
+        return simulate(10 * n_annotators, reliability=generator.permutation(planted), seed=seed)
 
     rows = sweep([{"good": share} for share in shares], given, plant, figures)
     columns = [FOUND, RANKING, AUC, ERROR]
