@@ -106,7 +106,7 @@ def calibrate(
         if gain < WORTH:
             at_face_value = _Objective(votes, start, eta0, tolerance)
             _, prior_as_is, as_is = _climb(at_face_value, 1.0, prior, rms, False, fit_prior)
-            if as_is > without:
+            if as_is > without and prior_as_is.mean > 0.5:
                 tau, prior, evaluate = 1.0, prior_as_is, at_face_value
             else:
                 tau, prior, evaluate = 0.0, prior_without, nothing
@@ -132,7 +132,10 @@ def _climb(
         bounds.append(np.log(RANGE))
     if fit_prior:
         point += [float(log_odds(np.float64(prior.mean))), np.log(prior.strength)]
-        bounds += [log_odds(np.array(MEAN_RANGE)), np.log(STRENGTH_RANGE)]
+        # Votes alone are as likely with every η turned into 1 − η: the population is kept upright.
+        mirrored = tau == 0 and not len(evaluate.votes.known)
+        low = max(0.5, MEAN_RANGE[0]) if mirrored else MEAN_RANGE[0]
+        bounds += [log_odds(np.array([low, MEAN_RANGE[1]])), np.log(STRENGTH_RANGE)]
     if not point:
         return tau, prior, evaluate(tau, prior, fit_prior)
 
