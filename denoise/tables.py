@@ -97,6 +97,11 @@ def write_text(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON file whole or not at all, its keys in order."""
+    write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", path)
+
+
 def write_table(frame: pl.DataFrame, path: Path, provenance: Provenance) -> None:
     """Write a Parquet table whole or not at all, with its provenance in the metadata."""
     with atomic_path(path) as temporary:

@@ -40,7 +40,7 @@ def dependence(votes: Answers, posterior: Floats, confusion: Floats) -> Dependen
     """
     shape = (votes.n_annotators, votes.n_items)
     place = (votes.annotator, votes.item)
-    together = same = mine = sparse.csr_array(shape) @ sparse.csr_array(shape).T
+    together = same = mine = sparse.csr_array((votes.n_annotators, votes.n_annotators))
     voted = sparse.csr_array((np.ones(len(votes.label)), place), shape=shape)
     for label in range(votes.n_classes):
         expected = (posterior[votes.item] * confusion[votes.annotator, :, label]).sum(1)

@@ -27,8 +27,6 @@ TINY = 1e-300
 CLASS_STRENGTH = 1.0
 """Each class counts as having one item more than it has: Dirichlet(1, …, 1) in log odds."""
 
-TEMPERED = "tempered log posterior"
-
 
 class Annotators(Protocol):
     """A model of the annotators: parameters and hyper-parameters, immutable."""

@@ -40,6 +40,11 @@ class Ballots(NamedTuple):
     threads: int = 1
 
     @property
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int32], Margins, NDArray[np.int8]]:
+        """start, code, margin and known: what a pass over the pairs reads."""
+        return self.start, self.code, self.margin, self.known
+
+    @property
     def single(self) -> bool:
         """Whether no pair has more than one vote."""
         return len(self.start) < 2 or int(np.diff(self.start).max()) <= 1

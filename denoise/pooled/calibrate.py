@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from denoise.noise import log_odds, sigmoid
+from denoise.noise import Z95, log_odds, sigmoid
 from denoise.pooled import marginal
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, sample
@@ -39,8 +39,8 @@ class Calibration(NamedTuple):
     """temperature: τ; gain: nats of marginal likelihood over τ = 0, None where not fitted.
 
     covariance: of (τ, logit m, log strength), [3, 3], zero where one is fixed; parameters: where
-    the last fit ended; trace: (log marginal, τ, mean η) of every evaluation
-    that was better than all before.
+    the last fit ended; trace: (log marginal, τ, mean η) of every evaluation that was better than
+    all before.
     """
 
     temperature: float
@@ -49,6 +49,12 @@ class Calibration(NamedTuple):
     covariance: Floats
     parameters: Parameters
     trace: tuple[tuple[float, float, float], ...]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bounds of τ."""
+        error = Z95 * float(np.sqrt(self.covariance[0, 0]))
+        return max(self.temperature - error, 0.0), self.temperature + error
 
 
 class _Objective:
@@ -134,7 +140,7 @@ def _climb(
         point += [float(log_odds(np.float64(prior.mean))), np.log(prior.strength)]
         # Votes alone are as likely with every η turned into 1 − η: the population is kept upright.
         mirrored = tau == 0 and not len(evaluate.votes.known)
-        low = max(0.5, MEAN_RANGE[0]) if mirrored else MEAN_RANGE[0]
+        low = 0.5 if mirrored else MEAN_RANGE[0]
         bounds += [log_odds(np.array([low, MEAN_RANGE[1]])), np.log(STRENGTH_RANGE)]
     if not point:
         return tau, prior, evaluate(tau, prior, fit_prior)
@@ -143,7 +149,7 @@ def _climb(
         here = float(np.exp(x[0]) / rms) if fit_temperature else tau
         if not fit_prior:
             return here, prior
-        return here, Prior(float(1 / (1 + np.exp(-x[-2]))), float(np.exp(x[-1])))
+        return here, Prior(float(sigmoid(x[-2])), float(np.exp(x[-1])))
 
     found = minimize(
         lambda x: -evaluate(*read(x), fit_prior),

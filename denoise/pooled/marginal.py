@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from denoise.noise import sigmoid
+from denoise.noise import log_odds, sigmoid
 from denoise.pooled import kernels, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import SMALL, Ballots, Floats, over
@@ -50,8 +50,7 @@ def cavities(
     counts = np.where(wanted, votes.votes, 0.0)
     ends = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
     out = np.empty(ends[-1])
-    arrays = (votes.start, votes.code, votes.margin, votes.known)
-    kernels.cavity_pass(*arrays, tau, lam, wanted, ends[:-1].copy(), out)
+    kernels.cavity_pass(*votes.arrays, tau, lam, wanted, ends[:-1].copy(), out)
     return Cavities(ends, out)
 
 
@@ -162,7 +161,7 @@ def quadrature(votes: Ballots, tau: float, at: Parameters, prior: Prior, spread:
     sd = np.minimum(1.0 / np.sqrt(spread.own), 3.0)[:, None]
     eta, weights = population.beta_nodes(inner, NODES)
     x, hermite = np.polynomial.hermite.hermgauss(NODES)
-    theta = np.where(few, _logit(eta), at.theta[:, None] + np.sqrt(2) * sd * x)
+    theta = np.where(few, log_odds(eta), at.theta[:, None] + np.sqrt(2) * sd * x)
     theta = np.clip(theta, -solve.LIMIT, solve.LIMIT)
     normal = np.log(hermite) + x**2 + np.log(np.sqrt(2) * sd)
     normal = normal + population.log_density(sigmoid(theta), inner)
@@ -205,8 +204,3 @@ def draws(nodes: Nodes, n: int, order: np.ndarray, seed: int = 0) -> Floats:
         where = np.searchsorted(reached[k], quantiles * reached[k, -1])
         out[:, k] = theta[k, np.minimum(where, theta.shape[1] - 1)]
     return out
-
-
-def _logit(eta: Floats) -> Floats:
-    inside = np.clip(eta, 1e-300, 1.0 - 2.0**-53)
-    return np.log(inside) - np.log1p(-inside)

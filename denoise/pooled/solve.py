@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,8 +58,7 @@ def expectation(votes: Ballots, tau: float, lam: Floats) -> tuple[Floats, float]
 
     def work(first: int, last: int) -> tuple[Floats, float]:
         right = np.zeros(len(lam))
-        arrays = (votes.start, votes.code, votes.margin, votes.known)
-        return right, kernels.e_pass(first, last, *arrays, tau, lam, right)
+        return right, kernels.e_pass(first, last, *votes.arrays, tau, lam, right)
 
     parts = over_pairs(votes, work)
     right = sum((r for r, _ in parts[1:]), parts[0][0])
@@ -76,9 +74,8 @@ def evidence_term(votes: Ballots, tau: float) -> float:
 def posterior(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Floats]:
     """s = τΔ + Σ vλ and q = P(a is truly preferred) of each pair, [J] each."""
     s, q = np.empty(len(votes.margin)), np.empty(len(votes.margin))
-    arrays = (votes.start, votes.code, votes.margin, votes.known)
-    lam = at.cells(votes)
-    over_pairs(votes, lambda f, e: kernels.posterior_pass(f, e, *arrays, tau, lam, s, q))
+    rest = (*votes.arrays, tau, at.cells(votes), s, q)
+    over_pairs(votes, lambda f, e: kernels.posterior_pass(f, e, *rest))
     return s, q
 
 
@@ -116,11 +113,6 @@ def maximisation(votes: Ballots, right: Floats, parameters: Parameters, prior: P
     return Parameters(theta, delta)
 
 
-def _expected(votes: Ballots, right: Floats, lam: Floats) -> float:
-    """Σ_c Σw·log η + Σ(1−w)·log(1−η)."""
-    return float(right @ -np.logaddexp(0, -lam) + (votes.votes - right) @ -np.logaddexp(0, lam))
-
-
 def _newton_theta(
     votes: Ballots, right: Floats, theta: Floats, delta: Floats, prior: Prior
 ) -> Floats:
@@ -155,7 +147,6 @@ def fit(
     tolerance: float = 1e-6,
     max_iterations: int = 2000,
     accelerate: bool = True,
-    on_step: Callable[[Step], None] | None = None,
 ) -> Fit:
     """EM until no η moves by more than `tolerance`; the objective never falls.
 
@@ -189,8 +180,6 @@ def fit(
         converged = _change(reached, ahead) <= tolerance and _change(here, after) <= tolerance
         here, after = reached, ahead
         trace.append(_step(iteration, value, change, here))
-        if on_step is not None:
-            on_step(trace[-1])
     return Fit(here, value, converged, tuple(trace))
 
 

@@ -111,9 +111,8 @@ def expected_wrong(whole: Ballots, at: Parameters, calibration: Calibration) -> 
 
 
 def _wrong(votes: Ballots, tau: float, at: Parameters) -> float:
-    arrays = (votes.start, votes.code, votes.margin, votes.known)
-    lam = at.cells(votes)
-    return sum(over_pairs(votes, lambda f, e: kernels.wrong_pass(f, e, *arrays, tau, lam)))
+    rest = (*votes.arrays, tau, at.cells(votes))
+    return sum(over_pairs(votes, lambda f, e: kernels.wrong_pass(f, e, *rest)))
 
 
 def _identified(variance: Floats, spread: Coupling) -> NDArray[np.bool_]:
@@ -123,11 +122,10 @@ def _identified(variance: Floats, spread: Coupling) -> NDArray[np.bool_]:
 
 def _sums(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Floats, Floats]:
     lam = at.cells(votes)
-    arrays = (votes.start, votes.code, votes.margin, votes.known)
 
     def work(first: int, last: int) -> tuple[Floats, Floats, Floats]:
         of_tau, of_wrong = np.zeros(len(lam)), np.zeros(len(lam))
-        totals = kernels.spread_pass(first, last, *arrays, tau, lam, of_tau, of_wrong)
+        totals = kernels.spread_pass(first, last, *votes.arrays, tau, lam, of_tau, of_wrong)
         return of_tau, of_wrong, np.array(totals)
 
     parts = over_pairs(votes, work)

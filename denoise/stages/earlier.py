@@ -1,4 +1,4 @@
-"""What else is known of the votes: an earlier run's, and answers that are certain."""
+"""The votes of an earlier run, beside those at hand."""
 
 from __future__ import annotations
 
@@ -14,30 +14,6 @@ if TYPE_CHECKING:
     from denoise.stages.em import EMResult
 
 _EVIDENCE = ("evidence", "loss", "beta", "gamma", "per_token", "column", "table")
-
-
-def known_answers(truth: pl.DataFrame, pairs: pl.DataFrame) -> dict[str, str]:
-    """The truth by pair, "a" or "b"; ties say nothing and are left out.
-
-    Raises:
-        InputError: the table departs from its contract, or names a pair that the data do not have.
-    """
-    if "pair_id" in truth.columns and truth["pair_id"].dtype.is_integer():
-        truth = truth.with_columns(pl.col("pair_id").cast(pl.String))  # a CSV has no types
-    raise_any(schema.faults(truth, schema.TRUTH_VOTES, "truth"))
-    truth = truth.with_columns(pl.col("pair_id", "vote").cast(pl.String))
-    foreign = (~truth["pair_id"].is_in(pairs["pair_id"].cast(pl.String).implode())).arg_true()
-    if len(foreign):
-        refuse(
-            f"{len(foreign)} known answer(s) of pairs that the data do not have",
-            file="truth",
-            row=foreign[0],
-            column="pair_id",
-            found=truth["pair_id"][foreign[0]],
-            fix="give the pair ids of pairs.parquet",
-        )
-    sided = truth.filter(pl.col("vote") != "tie")
-    return dict(sided.select("pair_id", "vote").iter_rows())
 
 
 def join_earlier(

@@ -19,7 +19,8 @@ from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
 from denoise.scores import Scores
 from denoise.stages import paper
-from denoise.stages.earlier import join_earlier, known_answers
+from denoise.stages.annotators import FEW_VOTES, annotators_table
+from denoise.stages.earlier import join_earlier
 from denoise.stages.evidence import (
     Evidence,
     check_without_scores,
@@ -31,6 +32,7 @@ from denoise.stages.evidence import (
 from denoise.stages.inference import Inference, TraceRow
 from denoise.stages.settings import EMSettings
 from denoise.stages.summary import cautions, summarise
+from denoise.stages.truth import known_answers, truth_hash
 from denoise.tables import Provenance
 
 __all__ = ["EMResult", "EMSettings", "em", "join_scores", "read_em", "write_em"]
@@ -39,9 +41,6 @@ CONFIDENCES_FILE = "confidences.parquet"
 ANNOTATORS_FILE = "annotators.parquet"
 TRACE_FILE = "trace.parquet"
 SUMMARY_FILE = "summary.json"
-
-FEW_VOTES = 5
-"""An annotator with fewer votes that could be used is flagged."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,16 @@ def em(
     if settings.mode == "paper" and (truth is not None or init is not None):
         problem = "known answers and earlier runs have no place in paper mode"
         refuse(problem, fix="leave out --truth and --init, or use --mode auto")
-    known = {} if truth is None else known_answers(truth, pairs)
+    inputs = {"data": data.provenance.run_id, **evidence.inputs}
+    known: dict[str, str] = {}
+    if truth is not None:
+        ids = pairs["pair_id"].cast(pl.String)
+        truth = known_answers(truth, schema.TRUTH_VOTES, ids)
+        truth = truth.filter(pl.col("vote") != "tie")  # a tie says nothing
+        known = dict(truth.iter_rows())
+        inputs["truth"] = truth_hash(truth)
+    if init is not None:
+        inputs["init"] = init.provenance.run_id
     whole, start_of = join_earlier(votes, evidence, init)
     table = _countable(whole)
     names = table["annotator_id"].unique().sort()
@@ -121,11 +129,6 @@ def em(
     annotators = _annotators(shown, names, found)
     confidences = shown.filter(~pl.col("earlier")).select(
         column.name for column in schema.CONFIDENCES.columns
-    )
-    inputs = {"data": data.provenance.run_id, **evidence.inputs}
-    inputs |= {} if init is None else {"init": init.provenance.run_id}
-    inputs |= (
-        {} if truth is None else {"truth": schema.digest(*map(str, sorted(known.items()))).hex()}
     )
     provenance = Provenance("em", inputs, {**evidence.settings, **settings.of_the_fit()})
     summary = summarise(shown, annotators, found)
@@ -187,8 +190,7 @@ def write_em(result: EMResult, out: Path) -> None:
         tables.write_table(result.confidences, staging / CONFIDENCES_FILE, result.provenance)
         tables.write_table(result.annotators, staging / ANNOTATORS_FILE, result.provenance)
         tables.write_table(result.trace, staging / TRACE_FILE, result.provenance)
-        text = json.dumps(result.summary, indent=1, sort_keys=True, ensure_ascii=False)
-        tables.write_text(text + "\n", staging / SUMMARY_FILE)
+        tables.write_json(result.summary, staging / SUMMARY_FILE)
 
 
 def read_em(directory: Path) -> EMResult:
@@ -256,32 +258,14 @@ def _codes(table: pl.DataFrame, names: pl.Series) -> pl.Series:
 
 
 def _annotators(table: pl.DataFrame, names: pl.Series, found: Inference) -> pl.DataFrame:
-    """The `annotators` table, by name."""
-    conditions = {
+    flags = {
         "few votes": found.used < FEW_VOTES,
         "not identified": ~found.identified,
         "below chance": found.reliability < 0.5,
         "saturated": found.saturated,
     }
-    flags = [
-        [flag for flag, holds in zip(conditions, row, strict=True) if holds]
-        for row in zip(*conditions.values(), strict=True)
-    ]
-    shown = pl.DataFrame(
-        {
-            "annotator_id": names,
-            "reliability": pl.Series(found.reliability, nan_to_null=True),
-            "reliability_low": pl.Series(found.low, nan_to_null=True),
-            "reliability_high": pl.Series(found.high, nan_to_null=True),
-            "flags": pl.Series(flags, dtype=pl.List(pl.String)),
-        }
-    )
-    counts = table.group_by("annotator_id").agg(n_votes=pl.len().cast(pl.Int64))
-    return (
-        shown.join(counts, on="annotator_id", how="left", maintain_order="left")
-        .join(_agreement(table), on="annotator_id", how="left", maintain_order="left")
-        .select(column.name for column in schema.ANNOTATORS.columns)
-    )
+    bounds = (found.reliability, found.low, found.high)
+    return annotators_table(table, names, *bounds, flags, _agreement(table))
 
 
 def _agreement(table: pl.DataFrame) -> pl.DataFrame:

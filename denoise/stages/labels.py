@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,12 @@ from denoise.crowd.one_coin import one_coin
 from denoise.crowd.result import CrowdFit, solved
 from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
+from denoise.stages.annotators import FEW_VOTES, annotators_table
+from denoise.stages.truth import known_answers, truth_hash
 from denoise.tables import Provenance
 
 MODELS = {"one-coin": one_coin, "guesser": guesser, "dawid-skene": dawid_skene}
 CHOICES = ("auto", "majority", *MODELS)
-
-FEW_LABELS = 5
-"""An annotator with fewer labels that count is flagged."""
 
 
 COMMON = 0.05
@@ -74,7 +72,7 @@ def em_labels(
     counted = counted.filter(pl.len().over("item_id", "annotator_id") == 1)
     items, annotators, classes = (rows[name].unique().sort() for name in names)
     if truth is not None:
-        truth = _checked_truth(truth, items)
+        truth = known_answers(truth, schema.TRUTH_LABELS, items)
         classes = pl.concat([classes, truth["label"]]).unique().sort()
     votes = answers(
         _codes(counted["item_id"], items),
@@ -88,17 +86,17 @@ def em_labels(
         votes, known=_known(truth, items, classes), prior=_priors(rows, items, classes)
     )
     fit, reason = _fit(votes, given, model)
-    baseline = majority(votes, given).posterior
+    baseline = majority(votes, given)
     shared = correlation.dependence(votes, fit.posterior, fit.confusion)
     common = shared.dependent > COMMON * shared.compared
     fallen_back = common and model == "auto"
     if fallen_back:
-        fit, reason = majority(votes, given), "Majority vote, as the annotators err together."
+        fit, reason = baseline, "Majority vote, as the annotators err together."
     inputs = {"data": data.provenance.run_id}
     if truth is not None:
-        inputs["truth"] = schema.digest(*(f"{row}" for row in sorted(truth.rows()))).hex()
+        inputs["truth"] = truth_hash(truth)
     provenance = Provenance("em", inputs, {"kind": "labels", "model": model})
-    differ = int((fit.posterior.argmax(1) != baseline.argmax(1)).sum())
+    differ = int((fit.posterior.argmax(1) != baseline.posterior.argmax(1)).sum())
     summary = {
         "model": model,
         "reason": reason,
@@ -164,8 +162,7 @@ def write_labels(result: LabelsResult, out: Path) -> None:
             tables.write_table(
                 getattr(result, name), staging / f"{name}.parquet", result.provenance
             )
-        text = json.dumps(result.summary, indent=1, sort_keys=True, ensure_ascii=False)
-        tables.write_text(text + "\n", staging / "summary.json")
+        tables.write_json(result.summary, staging / "summary.json")
 
 
 def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
@@ -179,26 +176,6 @@ def _fit(votes: Answers, given: crowd.Evidence, model: str) -> tuple[CrowdFit, s
     if model == "majority":
         return majority(votes, given), ""
     return solved(votes, crowd.fit(votes, given, MODELS[model](votes))), ""
-
-
-def _checked_truth(truth: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
-    if "item_id" in truth.columns and truth["item_id"].dtype.is_integer():
-        truth = truth.with_columns(pl.col("item_id").cast(pl.String))  # a CSV has no types
-    if "label" in truth.columns and truth["label"].dtype.is_integer():
-        truth = truth.with_columns(pl.col("label").cast(pl.String))
-    raise_any(schema.faults(truth, schema.TRUTH_LABELS, "truth"))
-    truth = truth.select(pl.col("item_id", "label").cast(pl.String))
-    foreign = (~truth["item_id"].is_in(items.implode())).arg_true()
-    if len(foreign):
-        refuse(
-            f"{len(foreign)} known answer(s) of items that the data do not have",
-            file="truth",
-            row=foreign[0],
-            column="item_id",
-            found=truth["item_id"][foreign[0]],
-            fix="give the item ids of the labels",
-        )
-    return truth
 
 
 def _known(truth: pl.DataFrame | None, items: pl.Series, classes: pl.Series) -> np.ndarray | None:
@@ -252,34 +229,15 @@ def _items(items: pl.Series, classes: pl.Series, fit: CrowdFit) -> pl.DataFrame:
 
 def _annotators(rows: pl.DataFrame, names: pl.Series, fit: CrowdFit) -> pl.DataFrame:
     """The table `annotators`, with Raykar's spammer score (0: the labels say nothing)."""
-    chance = 1.0 / fit.confusion.shape[1]
-    conditions = {
-        "few votes": fit.n < FEW_LABELS,
-        "not identified": fit.n == 0,
-        "below chance": fit.reliability < chance,
-    }
-    flags = [
-        [flag for flag, holds in zip(conditions, row, strict=True) if holds]
-        for row in zip(*conditions.values(), strict=True)
-    ]
     told = fit.n > 0
-    shown = pl.DataFrame(
-        {
-            "annotator_id": names,
-            "reliability": pl.Series(np.where(told, fit.reliability, np.nan), nan_to_null=True),
-            "reliability_low": pl.Series(np.where(told, fit.low, np.nan), nan_to_null=True),
-            "reliability_high": pl.Series(np.where(told, fit.high, np.nan), nan_to_null=True),
-            "flags": pl.Series(flags, dtype=pl.List(pl.String)),
-            "spammer_score": fit.spammer,
-        }
-    )
-    counts = rows.group_by("annotator_id").agg(n_votes=pl.len().cast(pl.Int64))
-    columns = [column.name for column in schema.ANNOTATORS.columns]
-    return (
-        shown.join(counts, on="annotator_id", how="left", maintain_order="left")
-        .join(_agreement(rows), on="annotator_id", how="left", maintain_order="left")
-        .select(*columns, "spammer_score")
-    )
+    flags = {
+        "few votes": fit.n < FEW_VOTES,
+        "not identified": ~told,
+        "below chance": fit.reliability < 1.0 / fit.confusion.shape[1],
+    }
+    bounds = (np.where(told, values, np.nan) for values in (fit.reliability, fit.low, fit.high))
+    shown = annotators_table(rows, names, *bounds, flags, _agreement(rows))
+    return shown.with_columns(spammer_score=pl.Series(fit.spammer))
 
 
 def _agreement(rows: pl.DataFrame) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from denoise.noise import Z95, log_odds, sigmoid
+from denoise.noise import log_odds, sigmoid
 from denoise.pooled import calibrate, components, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, ballots
@@ -58,7 +58,7 @@ def infer(
     calibration, fit, turned = _fit(votes, settings, start)
     at, tau = fit.parameters, calibration.temperature
     bounds = uncertainty(votes, at, calibration)
-    columns = _rows(table, groups, votes, at, tau, level)
+    columns = _rows(table, groups, votes, at, tau)
     if not settings.pool:
         columns["posterior"] = np.full(len(table), np.nan)
     eta = sigmoid(at.theta)
@@ -76,7 +76,7 @@ def infer(
         trace=_trace(calibration, fit),
         converged=fit.converged,
         summary=_summary(votes, calibration, fit, bounds, levels, has_evidence),
-        notes=_notes(calibration, fit, bounds, settings, eta, uneven, turned, has_evidence, table),
+        notes=_notes(calibration, fit, bounds, settings, eta, uneven, turned, has_evidence),
     )
 
 
@@ -175,7 +175,6 @@ def _rows(
     votes: Ballots,
     at: Parameters,
     tau: float,
-    level: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """prob, confidence and posterior of every row, ties and repeated votes too."""
     s, q = solve.posterior(votes, tau, at)
@@ -212,14 +211,14 @@ def _summary(
     has_evidence: bool,
 ) -> dict[str, Any]:
     tau = calibration.temperature
-    error = Z95 * float(np.sqrt(calibration.covariance[0, 0]))
+    low, high = calibration.interval
     fitted = calibration.gain is not None
     shifts = dict(zip(levels, fit.parameters.delta.tolist(), strict=True)) if levels else None
     return {
         "objective": fit.objective,
         "temperature": tau if has_evidence else None,
-        "temperature_low": max(tau - error, 0.0) if fitted and tau else None,
-        "temperature_high": tau + error if fitted and tau else None,
+        "temperature_low": low if fitted and tau else None,
+        "temperature_high": high if fitted and tau else None,
         "temperature_gain": calibration.gain,
         "prior_a": calibration.prior.a,
         "prior_b": calibration.prior.b,
@@ -240,7 +239,6 @@ def _notes(
     uneven: int,
     turned: int,
     has_evidence: bool,
-    table: pl.DataFrame,
 ) -> tuple[str, ...]:
     said = []
     if not fit.converged:
@@ -292,8 +290,7 @@ def _temperature(calibration: Calibration) -> str:
             "these votes are too few to tell how far the model can be trusted: its margins are "
             "taken as they are (temperature 1)"
         )
-    error = Z95 * float(np.sqrt(calibration.covariance[0, 0]))
-    low, high = max(tau - error, 0.0), tau + error
+    low, high = calibration.interval
     if low > 1.25:
         verdict = f"the model is surer of these labels than it says, its margins count {tau:.2g}×"
     elif high < 0.8:

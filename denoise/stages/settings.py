@@ -88,7 +88,11 @@ class EMSettings:
     @property
     def n_threads(self) -> int:
         """Threads to use: as many as the process may, unless told."""
-        return self.threads or len(os.sched_getaffinity(0))
+        if self.threads:
+            return self.threads
+        if hasattr(os, "sched_getaffinity"):  # Linux
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
     def of_the_fit(self) -> dict[str, Any]:
         """What the result depends on, for its provenance; the evidence's own settings apart."""
