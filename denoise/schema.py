@@ -127,7 +127,7 @@ TRACE = Contract(
     (
         Column("stage", "text"),
         Column("iteration", "int"),
-        Column("objective", "float"),
+        Column("objective", "float", null=True),
         Column("max_change", "float", null=True),
         Column("temperature", "float"),
         Column("mean_reliability", "float"),

@@ -8,9 +8,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from denoise.noise import Z95, log_odds, sigmoid
-from denoise.pooled import marginal
+from denoise.pooled import bethe
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, sample
+from denoise.pooled.bethe import Beliefs, Network
 from denoise.pooled.maximum import maximum
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Parameters
@@ -24,21 +25,26 @@ GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 RANGE = (1e-3, 1e3)
 MEAN_RANGE = (0.02, 0.995)
 STRENGTH_RANGE = (0.3, 3000.0)
+GUESSERS_RANGE = (1e-4, 0.999)
+GUESSING_RANGE = (8.0, 3000.0)
+
+SHARES = (0.1, 0.9)
+"""Shares of guessers from which the search starts."""
 
 WORTH = 1.92
 """Nats by which the margins must explain the votes better than none do: half of χ²₁'s 95 %."""
 
+SHIFTS = 4
+"""Times that the shifts of strengths and the rest are fitted in turn."""
+
 POLISH = 2
 """Newton steps after the climb."""
-
-MEAN_VOTES = 4.0
-"""Annotators that the belief in a mean reliability of η_0 weighs."""
 
 
 class Calibration(NamedTuple):
     """temperature: τ; gain: nats of marginal likelihood over τ = 0, None where not fitted.
 
-    covariance: of (τ, logit m, log strength), [3, 3], zero where one is fixed; parameters: where
+    covariance: of τ and the prior's coordinates, [5, 5], zero where one is fixed; parameters: where
     the last fit ended; trace: (log marginal, τ, mean η) of every evaluation that was better than
     all before.
     """
@@ -58,23 +64,26 @@ class Calibration(NamedTuple):
 
 
 class _Objective:
-    """log marginal + hyper-prior at a point, each fit starting from the last one's end."""
+    """log marginal + hyper-prior and its slopes, each time from the messages of the best so far."""
 
-    def __init__(self, votes: Ballots, start: Parameters, eta0: float, tolerance: float) -> None:
-        self.votes, self.at, self.eta0, self.tolerance = votes, start, eta0, tolerance
+    def __init__(self, net: Network, start: Parameters, eta0: float) -> None:
+        self.net, self.start, self.eta0 = net, start, eta0
+        self.beliefs: Beliefs | None = None
         self.trace: list[tuple[float, float, float]] = []
 
-    def __call__(self, tau: float, prior: Prior, learned: bool) -> float:
-        fit = maximum(self.votes, tau, prior, self.at, tolerance=self.tolerance)
-        value = marginal.log_marginal(self.votes, tau, fit.parameters, prior)
+    def __call__(self, tau: float, prior: Prior, learned: bool) -> tuple[float, Floats]:
+        """The value, and its slopes in τ and the prior's coordinates, [5]."""
+        beliefs = bethe.propagate(self.net, tau, prior, self.start, self.beliefs)
+        value, slopes = beliefs.value, np.zeros(5)
+        slopes[0] = bethe.slope_of_temperature(self.net, tau, beliefs)
         if learned:
-            value += population.log_hyperprior(prior)
-            value += MEAN_VOTES * self.eta0 * np.log(prior.mean)
-            value += MEAN_VOTES * (1 - self.eta0) * np.log1p(-prior.mean)
+            value += population.log_hyperprior(prior, self.eta0)
+            slopes[1:] = bethe.slope_of_prior(self.net, prior, beliefs)
+            slopes[1:] += population.slope_of_hyperprior(prior, self.eta0)
         if not self.trace or value > self.trace[-1][0]:
-            self.trace.append((value, tau, fit.trace[-1].mean_reliability))
-            self.at = fit.parameters
-        return value
+            self.beliefs = beliefs
+            self.trace.append((value, tau, float(sigmoid(beliefs.parameters.theta).mean())))
+        return value, slopes
 
 
 def calibrate(
@@ -85,42 +94,69 @@ def calibrate(
     eta0: float,
     fit_temperature: bool,
     fit_prior: bool,
-    tolerance: float = 1e-8,
 ) -> Calibration:
     """τ and the prior that make the votes likeliest; τ = 0 where the margins explain nothing.
 
     Where τ cannot be told from 0 (a gain under `WORTH`) it is 0, or 1 if the votes are likelier so.
+    The shifts of strengths are those of the maximum there, in turn.
 
     `prior` is where the search begins, or what is kept without `fit_prior`. Above `SAMPLE` votes a
     sample of the pairs is used.
     """
     votes = sample(whole, SAMPLE)
+    options = {"eta0": eta0, "fit_temperature": fit_temperature, "fit_prior": fit_prior}
+    found = _calibrate(votes, start, prior, **options)
+    for _ in range(SHIFTS if votes.n_levels > 1 else 0):
+        at = maximum(votes, found.temperature, found.prior, found.parameters).parameters
+        found = _calibrate(votes, at, prior, **options)
+    return found
+
+
+def _calibrate(
+    votes: Ballots,
+    start: Parameters,
+    prior: Prior,
+    *,
+    eta0: float,
+    fit_temperature: bool,
+    fit_prior: bool,
+) -> Calibration:
     rms = float(np.sqrt(np.mean(votes.margin.astype(np.float64) ** 2))) if len(votes.margin) else 0
     if rms == 0.0:
         fit_temperature = False
-    evaluate = _Objective(votes, start, eta0, tolerance)
-    tau = 1.0 if rms else 0.0
-    if fit_temperature:
-        values = [evaluate(g / rms, prior, fit_prior) for g in GRID]
-        tau = GRID[int(np.argmax(values))] / rms
-    tau, prior, best = _climb(evaluate, tau, prior, rms, fit_temperature, fit_prior)
+    net = bethe.network(votes)
+    priors = [prior._replace(guessers=share) for share in SHARES] if fit_prior else [prior]
+
+    def highest(taus: list[float], fit_temperature: bool) -> tuple[float, Prior, float, _Objective]:
+        """The maximum that is reached from the best of the starts."""
+        tries = []
+        for begin in priors:
+            evaluate = _Objective(net, start, eta0)
+            values = [evaluate(t, begin, fit_prior)[0] for t in taus]
+            best = int(np.argmax(values))
+            tries.append((values[best], taus[best], begin, evaluate))
+        _, tau, begin, evaluate = max(tries, key=lambda each: each[0])
+        return *_climb(evaluate, tau, begin, rms, fit_temperature, fit_prior), evaluate
+
+    taus = [g / rms for g in GRID] if fit_temperature else [1.0 if rms else 0.0]
+    tau, prior, best, evaluate = highest(taus, fit_temperature)
     gain = None
     if fit_temperature:
-        nothing = _Objective(votes, start, eta0, tolerance)
-        _, prior_without, without = _climb(nothing, 0.0, prior, rms, False, fit_prior)
+        _, prior_without, without, nothing = highest([0.0], False)
         gain = best - without
         if gain < WORTH:
-            at_face_value = _Objective(votes, start, eta0, tolerance)
-            _, prior_as_is, as_is = _climb(at_face_value, 1.0, prior, rms, False, fit_prior)
+            _, prior_as_is, as_is, at_face_value = highest([1.0], False)
             if as_is > without and prior_as_is.mean > 0.5:
                 tau, prior, evaluate = 1.0, prior_as_is, at_face_value
             else:
                 tau, prior, evaluate = 0.0, prior_without, nothing
-    free = [0] * (fit_temperature and tau > 0) + [1, 2] * fit_prior
+    free = [0] * (fit_temperature and tau > 0) + [1, 2, 3, 4] * fit_prior
     for _ in range(POLISH):
         tau, prior = _newton(evaluate, tau, prior, free)
-    covariance = _covariance(_differences(evaluate, tau, prior, free)[1], tau, free)
-    return Calibration(tau, prior, gain, covariance, evaluate.at, tuple(evaluate.trace))
+    covariance = _covariance(_curvature(evaluate, tau, prior, free), tau, free)
+    return Calibration(
+        tau, prior, gain, covariance, evaluate.beliefs.parameters, tuple(evaluate.trace)
+    )
 
 
 def _climb(
@@ -137,85 +173,75 @@ def _climb(
         point.append(np.log(tau * rms))
         bounds.append(np.log(RANGE))
     if fit_prior:
-        point += [float(log_odds(np.float64(prior.mean))), np.log(prior.strength)]
+        point += prior.coordinates.tolist()
         # Votes alone are as likely with every η turned into 1 − η: the population is kept upright.
-        mirrored = tau == 0 and not len(evaluate.votes.known)
-        low = 0.5 if mirrored else MEAN_RANGE[0]
-        bounds += [log_odds(np.array([low, MEAN_RANGE[1]])), np.log(STRENGTH_RANGE)]
+        mirrored = tau == 0 and not len(evaluate.net.votes.known)
+        bounds += _bounds(0.5 if mirrored else MEAN_RANGE[0])
     if not point:
-        return tau, prior, evaluate(tau, prior, fit_prior)
+        return tau, prior, evaluate(tau, prior, fit_prior)[0]
 
     def read(x: Floats) -> tuple[float, Prior]:
         here = float(np.exp(x[0]) / rms) if fit_temperature else tau
-        if not fit_prior:
-            return here, prior
-        return here, Prior(float(sigmoid(x[-2])), float(np.exp(x[-1])))
+        return here, Prior.at(x[-4:]) if fit_prior else prior
 
+    def fall(x: Floats) -> tuple[float, Floats]:
+        here, population = read(x)
+        value, slopes = evaluate(here, population, fit_prior)
+        slopes[0] *= here  # in log τ
+        return -value, -slopes[[0] * fit_temperature + [1, 2, 3, 4] * fit_prior]
+
+    options = {"ftol": 1e-10, "gtol": 1e-3, "maxiter": 60}
     found = minimize(
-        lambda x: -evaluate(*read(x), fit_prior),
-        np.array(point),
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"eps": 1e-3, "ftol": 1e-8, "gtol": 1e-3, "maxiter": 40},
+        fall, np.array(point), method="L-BFGS-B", jac=True, bounds=bounds, options=options
     )
     return *read(found.x), -float(found.fun)
 
 
+def _bounds(least_mean: float = MEAN_RANGE[0]) -> list[Floats]:
+    """Of the prior's coordinates."""
+    shares = log_odds(np.array([(least_mean, MEAN_RANGE[1]), GUESSERS_RANGE]))
+    return [shares[0], np.log(STRENGTH_RANGE), shares[1], np.log(GUESSING_RANGE)]
+
+
 def _steps(tau: float) -> Floats:
-    """Of the differences in (τ, logit m, log strength)."""
-    return np.array([0.05 * tau, 0.1, 0.1])
+    """Of the differences in τ and the prior's coordinates."""
+    return np.array([0.05 * tau, 0.1, 0.1, 0.1, 0.1])
 
 
 def _moved(tau: float, prior: Prior, shift: Floats) -> tuple[float, Prior]:
-    if not shift.any():
-        return tau, prior
-    mean = sigmoid(log_odds(np.float64(prior.mean)) + shift[1])
-    return tau + shift[0], Prior(float(mean), prior.strength * float(np.exp(shift[2])))
+    if not shift[1:].any():
+        return tau + shift[0], prior
+    low, high = np.transpose(_bounds())
+    return tau + shift[0], Prior.at(np.clip(prior.coordinates + shift[1:], low, high))
 
 
-def _differences(
-    evaluate: _Objective, tau: float, prior: Prior, free: list[int]
-) -> tuple[Floats, Floats]:
-    """Gradient [3] and Hessian [3, 3] of the objective by differences, in units of `_steps`."""
-    unit = np.diag(_steps(tau))
-    learned = 2 in free
-
-    def value(shift: Floats) -> float:
-        return evaluate(*_moved(tau, prior, shift), learned)
-
-    gradient, hessian = np.zeros(3), np.zeros((3, 3))
-    centre = value(np.zeros(3))
-    up, down = ({i: value(sign * unit[i]) for i in free} for sign in (1, -1))
+def _curvature(evaluate: _Objective, tau: float, prior: Prior, free: list[int]) -> Floats:
+    """Hessian of the objective [5, 5], in units of `_steps`, by differences of its slopes."""
+    steps = _steps(tau)
+    hessian = np.zeros((5, 5))
     for i in free:
-        gradient[i] = (up[i] - down[i]) / 2
-        hessian[i, i] = up[i] - 2 * centre + down[i]
-        for j in free:
-            if j > i:
-                both = value(unit[i] + unit[j]) + value(-unit[i] - unit[j])
-                mixed = both - up[i] - down[i] - up[j] - down[j] + 2 * centre
-                hessian[i, j] = hessian[j, i] = mixed / 2
-    return gradient, hessian
+        shift = steps * (np.arange(5) == i)
+        up, down = (evaluate(*_moved(tau, prior, s), 1 in free)[1] for s in (shift, -shift))
+        hessian[i, free] = ((up - down) / 2 * steps)[free]
+    return (hessian + hessian.T) / 2
 
 
 def _newton(evaluate: _Objective, tau: float, prior: Prior, free: list[int]) -> tuple[float, Prior]:
     """One of Newton's steps, so that where the climb stopped early does not matter."""
     if not free:
         return tau, prior
-    gradient, hessian = _differences(evaluate, tau, prior, free)
-    part = np.ix_(free, free)
-    values, vectors = np.linalg.eigh(-hessian[part])
+    gradient = evaluate(tau, prior, 1 in free)[1] * _steps(tau)
+    values, vectors = np.linalg.eigh(-_curvature(evaluate, tau, prior, free)[np.ix_(free, free)])
     if values.min() < 1e-3:
         return tau, prior  # flat: there is no one maximum to go to
-    step = np.zeros(3)
+    step = np.zeros(5)
     step[free] = np.clip(vectors @ ((vectors.T @ gradient[free]) / values), -2, 2)
-    moved_tau, moved = _moved(tau, prior, step * _steps(tau))
-    mean = float(np.clip(moved.mean, *MEAN_RANGE))
-    return moved_tau, Prior(mean, float(np.clip(moved.strength, *STRENGTH_RANGE)))
+    return _moved(tau, prior, step * _steps(tau))
 
 
 def _covariance(hessian: Floats, tau: float, free: list[int]) -> Floats:
-    """Inverse of minus the Hessian, of (τ, logit m, log strength), zero where one is fixed."""
-    covariance = np.zeros((3, 3))
+    """Inverse of minus the Hessian, of τ and the prior's coordinates, zero where one is fixed."""
+    covariance = np.zeros((5, 5))
     part = np.ix_(free, free)
     values, vectors = np.linalg.eigh(-hessian[part])
     # Flat directions: no wider than 30 steps (1.5 τ, 3 logits, e³ in strength).

@@ -115,22 +115,72 @@ def cavity_pass(start, code, margin, known, tau, lam, wanted, cursor, cavity):
 
 
 @njit(nogil=True, cache=True)
-def node_pass(first, last, begin, end, cavity, eta, nodes, out):
-    """Add Σ log of (Pη' + (1−P)(1−η')) over the same at η, at each node η' of each cell.
+def slots(code, wanted, cursor):
+    """Where each vote goes cell by cell, [n], −1 for cells not `wanted`, [C] bool.
 
-    Cells `first` up to `last`, whose votes are `begin[c]` up to `end[c]` of `cavity`; `eta` [C];
-    `nodes` and `out` [C, Q].
+    `cursor` [C] is where each cell begins.
+    """
+    out = np.empty(len(code), np.int32)
+    for i in range(len(code)):
+        cell = code[i] >> 1
+        out[i] = cursor[cell] if wanted[cell] else -1
+        cursor[cell] += wanted[cell]
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _sent(i, slot, code, message, lam):
+    return message[slot[i]] if slot[i] >= 0 else lam[code[i] >> 1]
+
+
+@njit(nogil=True, cache=True)
+def message_pass(
+    first, last, start, code, margin, known, slot, tau, message, lam, log_odds, cavity, right
+):
+    """Write s of each pair, and P(each vote is right) by all but itself at its slot of `cavity`.
+
+    `message`: log-odds that each vote is right by its annotator's other votes, slot by slot; where
+    a vote has no slot they are `lam` of its cell, and w is added to its `right`, [C] each.
+    Returns Σ_j log(2 cosh(s/2)), or ±s/2 where it is known.
+    """
+    total = 0.0
+    for j in range(first, last):
+        s = tau * margin[j]
+        for i in range(start[j], start[j + 1]):
+            m = _sent(i, slot, code, message, lam)
+            s += m if code[i] & 1 else -m
+        log_odds[j] = s
+        fixed = known[j] if len(known) else 0
+        total += fixed * s / 2 if fixed else abs(s) / 2 + math.log1p(math.exp(-abs(s)))
+        for i in range(start[j], start[j + 1]):
+            along = s if code[i] & 1 else -s
+            if slot[i] >= 0 and not fixed:
+                along -= message[slot[i]]
+            if fixed:
+                p = 1.0 if (fixed > 0) == ((code[i] & 1) == 1) else 0.0
+            else:
+                p = 1.0 / (1.0 + math.exp(-along)) if along > -700 else 0.0
+            if slot[i] >= 0:
+                cavity[slot[i]] = p
+            else:
+                right[code[i] >> 1] += p
+    return total
+
+
+@njit(nogil=True, cache=True)
+def node_pass(first, last, begin, end, cavity, nodes, out):
+    """Add Σ log(Pη + (1−P)(1−η)) at each node η of each cell.
+
+    Cells `first` up to `last`, whose votes are `begin[c]` up to `end[c]` of `cavity`; `nodes` and
+    `out` [C, Q].
     """
     n_nodes = nodes.shape[1]
     product = np.ones(n_nodes)
     for c in range(first, last):
         product[:] = 1.0
-        here = eta[c]
         for i in range(begin[c], end[c]):
-            p = cavity[i]
-            scale = 1.0 / (p * here + (1.0 - p) * (1.0 - here))
-            base = (1.0 - p) * scale
-            slope = (2.0 * p - 1.0) * scale
+            base = 1.0 - cavity[i]
+            slope = 2.0 * cavity[i] - 1.0
             for n in range(n_nodes):
                 product[n] *= base + slope * nodes[c, n]
             if (i & 7) == 7:
@@ -142,11 +192,56 @@ def node_pass(first, last, begin, end, cavity, eta, nodes, out):
 
 
 @njit(nogil=True, cache=True)
-def wrong_pass(first, last, start, code, margin, known, tau, lam):
-    """Σ(1−w) over the votes."""
+def bend_pass(first, last, begin, end, cavity, eta, slope, bend):
+    """Write the first and minus the second derivative of Σ log(Pη+(1−P)(1−η)) in θ, [C] each."""
+    for c in range(first, last):
+        x = eta[c]
+        one, two = 0.0, 0.0
+        for i in range(begin[c], end[c]):
+            lean = 2.0 * cavity[i] - 1.0
+            g = lean * x * (1.0 - x) / max(1.0 - cavity[i] + lean * x, 1e-300)
+            one += g
+            two += g * (g - (1.0 - 2.0 * x))
+        slope[c] = one
+        bend[c] = two
+
+
+@njit(nogil=True, cache=True)
+def leave_one_out_pass(first, last, begin, end, cavity, nodes, mass, kept, message):
+    """Write logit E[η without the vote itself] of each vote of the cells `first` up to `last`.
+
+    Of the old message a share of `kept` stays.
+
+    `mass`: posterior of each node of the cell, [C, Q]. Returns Σ ½ log μ(1−μ) − log(Pμ +
+    (1−P)(1−μ)), μ that mean, and the largest change of a μ.
+    """
+    n_nodes = nodes.shape[1]
+    total, change = 0.0, 0.0
+    for c in range(first, last):
+        for i in range(begin[c], end[c]):
+            p = cavity[i]
+            base = 1.0 - p
+            slope = 2.0 * p - 1.0
+            whole, right = 0.0, 0.0
+            for n in range(n_nodes):
+                share = mass[c, n] / max(base + slope * nodes[c, n], 1e-30)
+                whole += share
+                right += share * nodes[c, n]
+            mu = min(max(right / whole, 1e-12), 1.0 - 1e-12)
+            before = 1.0 / (1.0 + math.exp(-message[i]))
+            change = max(change, abs(mu - before))
+            mu += kept * (before - mu)
+            message[i] = math.log(mu / (1.0 - mu))
+            total += 0.5 * math.log(mu * (1.0 - mu)) - math.log(max(base + slope * mu, 1e-300))
+    return total, change
+
+
+@njit(nogil=True, cache=True)
+def wrong_pass(first, last, start, code, known, log_odds):
+    """Σ(1−w) over the votes, given s of each pair."""
     total = 0.0
     for j in range(first, last):
-        q = _posterior(j, _log_odds(j, start, code, margin, tau, lam), known)
+        q = _posterior(j, log_odds[j], known)
         for i in range(start[j], start[j + 1]):
             total += 1.0 - q if code[i] & 1 else q
     return total
@@ -279,6 +374,7 @@ def _newton(first, last, advantage, a, b, edge, tolerance, most, x):
 def newton_pass(first, last, ends, advantage, a, b, edge, tolerance, most, eta, steps):
     """`_newton` for annotators `first` up to `last`, from `eta`, in place; `steps` gets the passes.
 
+    `a` and `b` are of each annotator, [K].
     Of many votes, a sixteenth gives the start.
     """
     for k in range(first, last):
@@ -286,5 +382,6 @@ def newton_pass(first, last, ends, advantage, a, b, edge, tolerance, most, eta, 
         begin, n = ends[k], ends[k + 1] - ends[k]
         if n > MANY:
             few = begin + n // 16
-            x, _ = _newton(begin, few, advantage, a / 16, b / 16, edge, 1e-3, most, x)
-        eta[k], steps[k] = _newton(begin, begin + n, advantage, a, b, edge, tolerance, most, x)
+            x, _ = _newton(begin, few, advantage, a[k] / 16, b[k] / 16, edge, 1e-3, most, x)
+        end = begin + n
+        eta[k], steps[k] = _newton(begin, end, advantage, a[k], b[k], edge, tolerance, most, x)

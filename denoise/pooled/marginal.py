@@ -8,6 +8,7 @@ annotator is an integral over one η: exact where no pair has two votes.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from denoise.noise import log_odds, sigmoid
 from denoise.pooled import kernels, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import SMALL, Ballots, Floats, over
-from denoise.pooled.prior import Prior
+from denoise.pooled.prior import Prior, Shrinkage
 from denoise.pooled.solve import Parameters
 
 NODES = 24
@@ -25,6 +26,12 @@ NODES = 24
 
 FEW = 2 * NODES - 1
 """Votes up to which the integral uses the prior's own nodes; beyond, those of a normal at θ."""
+
+NEWTON = 30
+"""Steps to the mode of a posterior at most."""
+
+PLENTY = 4096
+"""Votes beyond which whether an annotator guesses is read off its η, without an integral."""
 
 DENSE = 256
 """Annotators up to which their information matrix is made as a whole for every evaluation."""
@@ -54,6 +61,11 @@ def cavities(
     return Cavities(ends, out)
 
 
+def cells_of(votes: Ballots, annotators: np.ndarray) -> np.ndarray:
+    """The cells of the annotators, each one's strengths together, [m · L]."""
+    return (annotators[:, None] * votes.n_levels + np.arange(votes.n_levels)).ravel()
+
+
 def cell_nodes(votes: Ballots, at: Parameters, theta: Floats, annotators: np.ndarray) -> Floats:
     """η of the annotators' cells at `theta` [m, Q], [m · L, Q]."""
     shift = np.tile(at.delta, len(annotators))[:, None] if votes.n_levels > 1 else 0.0
@@ -61,17 +73,16 @@ def cell_nodes(votes: Ballots, at: Parameters, theta: Floats, annotators: np.nda
     return sigmoid(np.clip(theta, -solve.LIMIT, solve.LIMIT))
 
 
-def log_ratios(
+def log_likelihoods(
     votes: Ballots, cavity: Cavities, at: Parameters, theta: Floats, annotators: np.ndarray
 ) -> Floats:
-    """log of the annotators' likelihood at `theta` [m, Q] over that at their own θ, [m, Q]."""
-    cells = (annotators[:, None] * votes.n_levels + np.arange(votes.n_levels)).ravel()
+    """log of the annotators' likelihood at `theta` [m, Q], given their votes' cavities, [m, Q]."""
+    cells = cells_of(votes, annotators)
     nodes = cell_nodes(votes, at, theta, annotators)
     out = np.zeros(nodes.shape)
-    begin, end = cavity.ends[cells], cavity.ends[cells + 1]
-    rest = (cavity.probability, sigmoid(at.cells(votes))[cells], nodes, out)
-    threads = votes.threads if len(votes.code) > SMALL else 1
-    over(len(cells), threads, lambda f, e: kernels.node_pass(f, e, begin, end, *rest))
+    rest = (cavity.ends[cells], cavity.ends[cells + 1], cavity.probability, nodes, out)
+    threads = votes.threads if len(cavity.probability) > SMALL else 1
+    over(len(cells), threads, lambda f, e: kernels.node_pass(f, e, *rest))
     return out.reshape(len(annotators), votes.n_levels, -1).sum(axis=1)
 
 
@@ -110,7 +121,7 @@ class Coupling(NamedTuple):
 
 
 def coupling(
-    votes: Ballots, tau: float, at: Parameters, prior: Prior, dense: int = DENSE
+    votes: Ballots, tau: float, at: Parameters, prior: Prior | Shrinkage, dense: int = DENSE
 ) -> Coupling:
     """Louis' formula: complete information less Σ_j q(1−q)v_j v_jᵀ, on the logit scale.
 
@@ -146,61 +157,104 @@ def _positive(diagonal: Floats, shrinkage: Floats) -> Floats:
 class Nodes(NamedTuple):
     """Quadrature of each annotator's η with the others held fixed.
 
-    theta: logit η at the nodes, [K, Q]; log_mass: log of weight × prior × likelihood there, the
-    likelihood relative to that at the annotator's own θ, [K, Q].
+    theta: logit η at the nodes, [K, Q]; log_mass: log of weight × prior × likelihood there, [K, Q];
+    guesses: P(of a guesser) there, [K, Q].
     """
 
     theta: Floats
     log_mass: Floats
+    guesses: Floats
+
+    @property
+    def log_integral(self) -> Floats:
+        """log of the marginal likelihood, [K]."""
+        return logsumexp(self.log_mass, axis=1)
+
+    @property
+    def posterior(self) -> Floats:
+        """P(each node), [K, Q]."""
+        return np.exp(self.log_mass - self.log_integral[:, None])
+
+    @property
+    def mean(self) -> Floats:
+        """E[η], [K]."""
+        return (self.posterior * sigmoid(self.theta)).sum(axis=1)
 
 
-def quadrature(votes: Ballots, tau: float, at: Parameters, prior: Prior, spread: Coupling) -> Nodes:
-    """The prior's own nodes for annotators with up to `FEW` votes, else a normal's about θ."""
+def modes(
+    votes: Ballots, cavity: Cavities, at: Parameters, prior: Prior, annotators: np.ndarray
+) -> tuple[Floats, Floats]:
+    """Where the annotators' posteriors of θ peak, [m], and the sd of a normal that fits there.
+
+    By Newton's method from `at`, in steps of no more than 1.
+    """
+    theta = at.theta[annotators]
+    cells = cells_of(votes, annotators)
+    begin, end = cavity.ends[cells], cavity.ends[cells + 1]
+    n = (end - begin).reshape(-1, votes.n_levels).sum(axis=1)
+    threads = votes.threads if len(cavity.probability) > SMALL else 1
+    for _ in range(NEWTON):
+        eta = cell_nodes(votes, at, theta[:, None], annotators)[:, 0]
+        slope, bend = np.empty(len(cells)), np.empty(len(cells))
+        rest = (begin, end, cavity.probability, eta, slope, bend)
+        over(len(cells), threads, lambda f, e, rest=rest: kernels.bend_pass(f, e, *rest))
+        own = sigmoid(theta)
+        pull = prior.shrinkage(population.guesses(own, prior))
+        slope = slope.reshape(-1, votes.n_levels).sum(axis=1) + pull.a - pull.strength * own
+        bend = bend.reshape(-1, votes.n_levels).sum(axis=1)
+        bend = np.maximum(bend, 0.02 * n * own * (1 - own)) + pull.strength * own * (1 - own)
+        sd = 1.0 / np.sqrt(np.maximum(bend, 1e-9))
+        step = np.clip(slope * sd**2, -1.0, 1.0)
+        theta = np.clip(theta + step, -solve.LIMIT, solve.LIMIT)
+        if (np.abs(step) <= 0.05 * sd).all():
+            break
+    return theta, np.minimum(sd, 3.0)
+
+
+@cache
+def _hermite(n: int) -> tuple[Floats, Floats]:
+    return np.polynomial.hermite.hermgauss(n)
+
+
+def quadrature(
+    votes: Ballots,
+    cavity: Cavities,
+    at: Parameters,
+    prior: Prior,
+    annotators: np.ndarray | None = None,
+) -> Nodes:
+    """The prior's own nodes for annotators with up to `FEW` votes, else a normal's at the mode.
+
+    The mode is looked for from `at`. Only for `annotators` (codes) where they are given.
+    """
+    who = np.arange(votes.n_annotators) if annotators is None else annotators
     inner = prior.integrable
-    few = (votes.by_annotator(votes.votes) <= FEW)[:, None]
-    sd = np.minimum(1.0 / np.sqrt(spread.own), 3.0)[:, None]
-    eta, weights = population.beta_nodes(inner, NODES)
-    x, hermite = np.polynomial.hermite.hermgauss(NODES)
-    theta = np.where(few, log_odds(eta), at.theta[:, None] + np.sqrt(2) * sd * x)
-    theta = np.clip(theta, -solve.LIMIT, solve.LIMIT)
-    normal = np.log(hermite) + x**2 + np.log(np.sqrt(2) * sd)
-    normal = normal + population.log_density(sigmoid(theta), inner)
+    own = population.nodes(inner, NODES)
+    theta = np.tile(log_odds(own.eta), (len(who), 1))
+    guesses = np.tile(own.guesses, (len(who), 1))
     with np.errstate(divide="ignore"):  # a weight may round to 0
-        weight = np.where(few, np.log(weights), normal)
-    cavity = cavities(votes, tau, at.cells(votes))
-    every = np.arange(votes.n_annotators)
-    return Nodes(theta, weight + log_ratios(votes, cavity, at, theta, every))
+        weight = np.tile(np.log(own.weight), (len(who), 1))
+    many = votes.by_annotator(votes.votes)[who] > FEW
+    if many.any():
+        centre, sd = modes(votes, cavity, at, inner, who[many])
+        x, hermite = _hermite(len(own.eta))
+        wide = np.sqrt(2) * sd[:, None]
+        theta[many] = np.clip(centre[:, None] + wide * x, -solve.LIMIT, solve.LIMIT)
+        eta = sigmoid(theta[many])
+        guesses[many] = population.guesses(eta, inner)
+        weight[many] = np.log(hermite) + x**2 + np.log(wide)
+        weight[many] += population.log_density(eta, inner)
+    return Nodes(theta, weight + log_likelihoods(votes, cavity, at, theta, who), guesses)
 
 
-def log_marginal(votes: Ballots, tau: float, at: Parameters, prior: Prior) -> float:
-    """log ∫ L(votes | τ, η) Π Beta(η_k; a, b) dη, nats, about the maximum `at` of `solve.fit`.
-
-    Each annotator's integral is by quadrature with the others held at `at`; how the annotators
-    hang together is added by the determinant of the information (Laplace).
-    """
-    _, likelihood = solve.expectation(votes, tau, at.cells(votes))
-    spread = coupling(votes, tau, at, prior)
-    integrals = logsumexp(quadrature(votes, tau, at, prior, spread).log_mass, axis=1)
-    together = float(integrals.sum()) - 0.5 * spread.log_determinant_excess
-    return likelihood - solve.evidence_term(votes, tau) + together
-
-
-def draws(nodes: Nodes, n: int, order: np.ndarray, seed: int = 0) -> Floats:
-    """θ of all annotators `n` times, each evenly spread over its own posterior, [n, K].
-
-    A Latin hypercube over the nodes. The annotators take their random numbers in `order` [K], by
-    something that is theirs, so that it does not matter how they are called.
-    """
-    generator = np.random.default_rng(seed)
-    n_annotators = len(nodes.theta)
-    out = np.empty((n, n_annotators))
-    by_theta = np.argsort(nodes.theta, axis=1, kind="stable")
-    theta = np.take_along_axis(nodes.theta, by_theta, axis=1)
-    log_mass = np.take_along_axis(nodes.log_mass, by_theta, axis=1)
-    mass = np.exp(log_mass - logsumexp(log_mass, axis=1, keepdims=True))
-    reached = np.cumsum(mass, axis=1)
-    for k in order:
-        quantiles = (generator.permutation(n) + generator.random()) / n
-        where = np.searchsorted(reached[k], quantiles * reached[k, -1])
-        out[:, k] = theta[k, np.minimum(where, theta.shape[1] - 1)]
-    return out
+def guessers(votes: Ballots, tau: float, at: Parameters, prior: Prior) -> Floats:
+    """P(each annotator guesses), [K], its η integrated out and the others held at `at`."""
+    if prior.guessers == 0:
+        return np.zeros(votes.n_annotators)
+    found = population.guesses(sigmoid(at.theta), prior)
+    who = np.flatnonzero(votes.by_annotator(votes.votes) <= PLENTY)
+    if len(who):
+        cavity = cavities(votes, tau, at.cells(votes), who)
+        nodes = quadrature(votes, cavity, at, prior, who)
+        found[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
+    return found

@@ -6,15 +6,23 @@ needed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from denoise.noise import EDGE, log_odds, sigmoid
 from denoise.pooled import kernels, solve
 from denoise.pooled.ballots import SMALL, Ballots, Floats, over
-from denoise.pooled.marginal import cavities
-from denoise.pooled.prior import Prior
+from denoise.pooled.marginal import cavities, guessers
+from denoise.pooled.prior import Prior, Shrinkage
 from denoise.pooled.solve import Fit, Parameters, Step
+
+ROUNDS = 30
+"""Times that who guesses is judged anew at most."""
+
+SETTLED = 1e-6
+"""Change of a probability that somebody guesses that is none."""
 
 MOST = 200
 """Newton steps an annotator; bisection alone needs 53 for every bit of η."""
@@ -23,7 +31,7 @@ MOST = 200
 def reliabilities(
     ends: NDArray[np.int64],
     advantage: NDArray[np.floating],
-    prior: Prior,
+    prior: Prior | Shrinkage,
     start: Floats,
     *,
     tolerance: float = 1e-9,
@@ -38,7 +46,8 @@ def reliabilities(
     """
     eta = np.array(start, np.float64)
     steps = np.zeros(len(eta), np.int64)
-    options = (prior.a, prior.b, EDGE, tolerance, MOST)
+    a, b = (np.broadcast_to(np.float64(x), eta.shape) for x in (prior.a, prior.b))
+    options = (a, b, EDGE, tolerance, MOST)
     threads = threads if len(advantage) > SMALL else 1
     edges = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1])
     bounds = [0, *edges.tolist(), len(eta)]
@@ -61,15 +70,41 @@ def maximum(
     tolerance: float = 1e-6,
     max_iterations: int = 2000,
 ) -> Fit:
-    """The maximum of `solve.objective`, by EM, or directly where no pair has two votes."""
-    if votes.single and votes.n_levels == 1:
-        return independent(votes, tau, prior, start, tolerance=tolerance)
+    """The most likely reliabilities, shrunk by what each annotator seems to be.
+
+    In turn: P(annotator k guesses), its η integrated out; then the maximum of `solve.objective`
+    with that mean of both kinds as its prior, by EM, or directly where no pair has two votes.
+    """
     options = {"tolerance": tolerance, "max_iterations": max_iterations}
+    if prior.guessers == 0:
+        return _maximum(votes, tau, prior, start, **options)
+    at, trace = start, ()
+    guesses = guessers(votes, tau, at, prior)
+    for stage in range(ROUNDS):
+        fit = _maximum(votes, tau, prior.shrinkage(guesses), at, **options)
+        at, before = fit.parameters, guesses
+        trace += tuple(step._replace(stage=stage) for step in fit.trace)
+        guesses = guessers(votes, tau, at, prior)
+        if np.abs(guesses - before).max(initial=0.0) <= SETTLED:
+            break
+    return fit._replace(trace=trace)
+
+
+def _maximum(
+    votes: Ballots, tau: float, prior: Prior | Shrinkage, start: Parameters, **options: Any
+) -> Fit:
+    if votes.single and votes.n_levels == 1:
+        return independent(votes, tau, prior, start, tolerance=options["tolerance"])
     return solve.fit(votes, tau, prior, start, **options)
 
 
 def independent(
-    votes: Ballots, tau: float, prior: Prior, start: Parameters, *, tolerance: float = 1e-6
+    votes: Ballots,
+    tau: float,
+    prior: Prior | Shrinkage,
+    start: Parameters,
+    *,
+    tolerance: float = 1e-6,
 ) -> Fit:
     """What `solve.fit` converges to where no pair has two votes and there are no strengths.
 
@@ -88,4 +123,4 @@ def independent(
         Step(0, before, None, float(begin.mean())),
         Step(int(steps.max(initial=1)), after, change, float(eta.mean())),
     )
-    return Fit(found, after, bool((steps >= 0).all()), trace)
+    return Fit(found, after, bool((steps >= 0).all()), trace, prior)

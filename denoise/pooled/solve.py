@@ -9,7 +9,7 @@ import numpy as np
 from denoise.noise import EDGE, log_odds, sigmoid
 from denoise.pooled import kernels
 from denoise.pooled.ballots import Ballots, Floats, over_pairs
-from denoise.pooled.prior import Prior
+from denoise.pooled.prior import Prior, Shrinkage
 
 LIMIT = float(log_odds(np.float64(1.0)))
 """Log-odds stay within ±36.7, where 1 − η is half the gap from 1 to the next double."""
@@ -32,12 +32,17 @@ class Parameters(NamedTuple):
 
 
 class Step(NamedTuple):
-    """An accepted EM iterate: `objective` as in `objective`, `max_change` of η since the last."""
+    """An accepted EM iterate: `objective` as in `objective`, `max_change` of η since the last.
+
+    stage: counts up where the shrinkage was made anew; the objective never falls within one. It is
+    None where messages were sent, which have none.
+    """
 
     iteration: int
-    objective: float
+    objective: float | None
     max_change: float | None
     mean_reliability: float
+    stage: int = 0
 
 
 class Fit(NamedTuple):
@@ -47,6 +52,7 @@ class Fit(NamedTuple):
     objective: float
     converged: bool
     trace: tuple[Step, ...]
+    shrinkage: Prior | Shrinkage
 
 
 def expectation(votes: Ballots, tau: float, lam: Floats) -> tuple[Floats, float]:
@@ -79,21 +85,25 @@ def posterior(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Float
     return s, q
 
 
-def log_penalty(parameters: Parameters, prior: Prior) -> float:
+def log_penalty(parameters: Parameters, prior: Prior | Shrinkage) -> float:
     """Σ_k a log η + b log(1−η) − ½Σδ²: the prior's part of the objective, up to a constant."""
     theta = parameters.theta
     log_eta, log_not = -np.logaddexp(0, -theta), -np.logaddexp(0, theta)
     shift = 0.5 * LEVEL_PRECISION * float(parameters.delta @ parameters.delta)
-    return float(prior.a * log_eta.sum() + prior.b * log_not.sum()) - shift
+    return float((prior.a * log_eta + prior.b * log_not).sum()) - shift
 
 
-def objective(votes: Ballots, tau: float, parameters: Parameters, prior: Prior) -> float:
+def objective(
+    votes: Ballots, tau: float, parameters: Parameters, prior: Prior | Shrinkage
+) -> float:
     """log-likelihood of the votes (and known answers) plus `log_penalty`, in nats."""
     _, likelihood = expectation(votes, tau, parameters.cells(votes))
     return likelihood - evidence_term(votes, tau) + log_penalty(parameters, prior)
 
 
-def maximisation(votes: Ballots, right: Floats, parameters: Parameters, prior: Prior) -> Parameters:
+def maximisation(
+    votes: Ballots, right: Floats, parameters: Parameters, prior: Prior | Shrinkage
+) -> Parameters:
     """The parameters that maximise the expected objective, given Σw of each cell.
 
     Without strengths η = (Σw + a)/(n + a + b); where there is neither vote nor prior it stays.
@@ -113,8 +123,17 @@ def maximisation(votes: Ballots, right: Floats, parameters: Parameters, prior: P
     return Parameters(theta, delta)
 
 
+def step_of_theta(
+    votes: Ballots, right: Floats, at: Parameters, prior: Prior | Shrinkage
+) -> Floats:
+    """θ after an M-step with the strengths' shifts held, [K]: one of Newton's steps with them."""
+    if votes.n_levels == 1:
+        return maximisation(votes, right, at, prior).theta
+    return _newton_theta(votes, right, *at, prior)
+
+
 def _newton_theta(
-    votes: Ballots, right: Floats, theta: Floats, delta: Floats, prior: Prior
+    votes: Ballots, right: Floats, theta: Floats, delta: Floats, prior: Prior | Shrinkage
 ) -> Floats:
     eta = sigmoid(np.clip(theta[votes.annotator] + delta[votes.level], -LIMIT, LIMIT))
     own = sigmoid(theta)
@@ -141,7 +160,7 @@ def _newton_delta(votes: Ballots, right: Floats, theta: Floats, delta: Floats) -
 def fit(
     votes: Ballots,
     tau: float,
-    prior: Prior,
+    prior: Prior | Shrinkage,
     start: Parameters,
     *,
     tolerance: float = 1e-6,
@@ -180,7 +199,7 @@ def fit(
         converged = _change(reached, ahead) <= tolerance and _change(here, after) <= tolerance
         here, after = reached, ahead
         trace.append(_step(iteration, value, change, here))
-    return Fit(here, value, converged, tuple(trace))
+    return Fit(here, value, converged, tuple(trace), prior)
 
 
 def _moves(here: Parameters, after: Parameters, second: Parameters) -> tuple[Floats, Floats]:

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.noise import Z95, sigmoid
-from denoise.pooled import kernels, marginal, solve
+from denoise.pooled import bethe, kernels, marginal, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, over_pairs, sample
 from denoise.pooled.calibrate import SAMPLE, Calibration
 from denoise.pooled.marginal import Coupling
 from denoise.pooled.prior import Prior
-from denoise.pooled.solve import Parameters
+from denoise.pooled.solve import Fit, Parameters
 
 POINTS = 129
 """Points of the grid on which a posterior that is no normal one is laid out."""
@@ -31,11 +31,8 @@ CHUNK = 4096
 DENSE = 2000
 """Annotators up to which their information matrix is inverted as a whole."""
 
-DRAWS = 32
-"""Draws of all reliabilities over which the number of wrong votes is averaged."""
-
-LEARNED = 0.02
-"""Share of the prior's variance that the votes must remove for a reliability to be identified."""
+TELLING = 0.1
+"""Known answers that an annotator's votes must be worth for a reliability to be identified."""
 
 
 class Uncertainty(NamedTuple):
@@ -53,71 +50,81 @@ class Uncertainty(NamedTuple):
     wrong_high: float
 
 
-def uncertainty(votes: Ballots, at: Parameters, calibration: Calibration) -> Uncertainty:
+def uncertainty(votes: Ballots, fit: Fit, calibration: Calibration) -> Uncertainty:
     """Bounds that hold the temperature and the prior as uncertain as they are.
 
     Each η's own posterior gives the shape, widened by what the other annotators (Louis' formula)
-    and τ, m and strength (delta method) add to its variance. The number of wrong votes varies
-    with the truth of the pairs, the reliabilities and the same three.
+    and τ and the prior (delta method) add to its variance. The number of wrong votes varies with
+    the truth of the pairs, the reliabilities and the same.
     """
-    tau, prior = calibration.temperature, calibration.prior
-    spread = marginal.coupling(votes, tau, at, prior, DENSE)
+    tau, prior, at = calibration.temperature, calibration.prior, fit.parameters
+    spread = marginal.coupling(votes, tau, at, fit.shrinkage, DENSE)
     of_tau, of_wrong, totals = _sums(votes, tau, at)
-    eta = sigmoid(at.theta)
-    mean, strength = prior.mean, prior.strength
-    pull = np.stack(
-        [of_tau, np.full(len(eta), strength * mean * (1 - mean)), strength * (mean - eta)], axis=1
-    )
-    moves = spread.solve(pull)  # dθ/d(τ, logit m, log strength)
+    guesses = marginal.guessers(votes, tau, at, prior)
+    pull = np.column_stack([of_tau, _pull(sigmoid(at.theta), guesses, prior)])
+    moves = spread.solve(pull)  # dθ/d(τ, the prior)
     added = np.einsum("ki,ij,kj->k", moves, calibration.covariance, moves)
     variance = spread.variance() + added
-    low, high = _bounds(votes, tau, at, prior, spread)
+    of_temperature = moves[:, 0] ** 2 * calibration.covariance[0, 0]
+    low, high = _bounds(votes, tau, at, prior, spread, guesses)
     factor = np.sqrt(np.maximum(variance * spread.own, 1.0))
     low = np.clip(at.theta - (at.theta - low) * factor, -solve.LIMIT, solve.LIMIT)
     high = np.clip(at.theta + (high - at.theta) * factor, -solve.LIMIT, solve.LIMIT)
 
-    wrong = expected_wrong(votes, at, calibration)
+    wrong = expected_wrong(votes, fit, calibration)
     slope, within = totals
-    along = np.array([slope, 0.0, 0.0]) + of_wrong @ moves
+    along = np.array([slope, 0.0, 0.0, 0.0, 0.0]) + of_wrong @ moves
     of_eta = float(of_wrong @ spread.solve(of_wrong))
     sd = float(np.sqrt(within + max(of_eta, 0.0) + along @ calibration.covariance @ along))
     n = float(votes.votes.sum())
     return Uncertainty(
         sigmoid(low),
         sigmoid(high),
-        _identified(variance, spread),
+        _identified(spread.variance() + of_temperature, spread, sigmoid(at.theta)),
         wrong,
         max(wrong - Z95 * sd, 0.0),
         min(wrong + Z95 * sd, n),
     )
 
 
-def expected_wrong(whole: Ballots, at: Parameters, calibration: Calibration) -> float:
-    """Expected number of votes against the truth, over the posterior of the reliabilities.
+def expected_wrong(whole: Ballots, fit: Fit, calibration: Calibration) -> float:
+    """Expected number of votes against the truth, every η integrated out.
 
-    The mean over `DRAWS` draws of all η. Above `SAMPLE` votes the draws go over a sample of the
-    pairs, and what they change there is taken for the whole.
+    By `bethe.propagate`. Above `SAMPLE` votes on a sample of the pairs, and what it changes there
+    against η held at the fit is taken for the whole.
     """
-    tau, prior = calibration.temperature, calibration.prior
+    tau, at = calibration.temperature, fit.parameters
     votes = sample(whole, SAMPLE)
-    spread = marginal.coupling(votes, tau, at, prior)
-    nodes = marginal.quadrature(votes, tau, at, prior, spread)
-    order = np.lexsort((spread.own, votes.by_annotator(votes.votes), at.theta))
-    theta = marginal.draws(nodes, DRAWS, order)
-    drawn = float(np.mean([_wrong(votes, tau, at._replace(theta=row)) for row in theta]))
+    beliefs = bethe.propagate(bethe.network(votes), tau, calibration.prior, at)
+    integrated = _wrong(votes, beliefs.log_odds)
     if votes is whole:
-        return drawn
-    return _wrong(whole, tau, at) * drawn / max(_wrong(votes, tau, at), 1e-300)
+        return integrated
+    held, held_whole = (_wrong(each, solve.posterior(each, tau, at)[0]) for each in (votes, whole))
+    return held_whole * integrated / max(held, 1e-300)
 
 
-def _wrong(votes: Ballots, tau: float, at: Parameters) -> float:
-    rest = (*votes.arrays, tau, at.cells(votes))
-    return sum(over_pairs(votes, lambda f, e: kernels.wrong_pass(f, e, *rest)))
+def _wrong(votes: Ballots, log_odds: Floats) -> float:
+    """Σ(1−w) over the votes, given s of each pair."""
+    arrays = (votes.start, votes.code, votes.known, log_odds)
+    return sum(over_pairs(votes, lambda f, e: kernels.wrong_pass(f, e, *arrays)))
 
 
-def _identified(variance: Floats, spread: Coupling) -> NDArray[np.bool_]:
-    """Whether a posterior is narrower than the prior alone would have it at that η."""
-    return variance * spread.prior < 1.0 - LEARNED
+def _identified(variance: Floats, spread: Coupling, eta: Floats) -> NDArray[np.bool_]:
+    """Whether the votes tell a reliability, not only the prior; a known answer tells η(1−η).
+
+    variance: of θ by the votes of all, the prior and τ, [K].
+    """
+    return 1.0 / variance - spread.prior > TELLING * eta * (1.0 - eta)
+
+
+def _pull(eta: Floats, guesses: Floats, prior: Prior) -> Floats:
+    """How the slope of the prior's part in θ changes with the prior's coordinates, [K, 4]."""
+    mean, strength = prior.mean, prior.strength
+    of_mean = np.full(len(eta), strength * mean * (1 - mean))
+    of_guessing = prior.guessing * (0.5 - eta)
+    of_share = of_guessing - strength * (mean - eta)
+    pull = [(1 - guesses) * of_mean, (1 - guesses) * strength * (mean - eta)]
+    return np.column_stack([*pull, guesses * (1 - guesses) * of_share, guesses * of_guessing])
 
 
 def _sums(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Floats, Floats]:
@@ -134,12 +141,13 @@ def _sums(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Floats, F
 
 
 def _bounds(
-    votes: Ballots, tau: float, at: Parameters, prior: Prior, spread: Coupling
+    votes: Ballots, tau: float, at: Parameters, prior: Prior, spread: Coupling, guesses: Floats
 ) -> tuple[Floats, Floats]:
     """95 % bounds of each θ with the others held fixed, [K] each."""
     error = 1.0 / np.sqrt(spread.own)
     low, high = at.theta - Z95 * error, at.theta + Z95 * error
-    skewed = np.flatnonzero(spread.own < ROUND)
+    either = guesses * (1 - guesses) > 0.01
+    skewed = np.flatnonzero((spread.own < ROUND) | either)
     if not len(skewed):
         return low, high
     cavity = marginal.cavities(votes, tau, at.cells(votes), skewed)
@@ -150,8 +158,8 @@ def _bounds(
         bend = np.arcsinh(REACH / width)
         theta = at.theta[chunk, None] + width * np.sinh(bend * u)
         theta = np.clip(theta, -solve.LIMIT, solve.LIMIT)
-        ratio = marginal.log_ratios(votes, cavity, at, theta, chunk)
-        density = ratio + population.log_density(sigmoid(theta), prior.integrable)
+        likelihood = marginal.log_likelihoods(votes, cavity, at, theta, chunk)
+        density = likelihood + population.log_density(sigmoid(theta), prior.integrable)
         density = np.exp(density - density.max(axis=1, keepdims=True))
         pieces = np.diff(theta, axis=1) * (density[:, 1:] + density[:, :-1]) / 2
         mass = np.concatenate([np.zeros((len(chunk), 1)), np.cumsum(pieces, axis=1)], axis=1)

@@ -17,7 +17,7 @@ class TraceRow(NamedTuple):
 
     stage: str
     iteration: int
-    objective: float
+    objective: float | None
     max_change: float | None
     temperature: float
     mean_reliability: float

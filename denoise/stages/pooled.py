@@ -12,6 +12,7 @@ from denoise.noise import log_odds, sigmoid
 from denoise.pooled import calibrate, components, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, ballots
+from denoise.pooled.bethe import integrate
 from denoise.pooled.calibrate import Calibration
 from denoise.pooled.maximum import maximum
 from denoise.pooled.prior import Prior
@@ -21,7 +22,7 @@ from denoise.stages.inference import Inference, TraceRow
 from denoise.stages.settings import EMSettings
 
 COLLAPSED = 0.05
-"""Distance from ½ within which all reliabilities count as collapsed."""
+"""Distance from ½ within which the mean of the reliabilities counts as collapsed."""
 
 
 def infer(
@@ -56,12 +57,13 @@ def infer(
         threads=settings.n_threads,
     )
     calibration, fit, turned = _fit(votes, settings, start)
-    at, tau = fit.parameters, calibration.temperature
-    bounds = uncertainty(votes, at, calibration)
-    columns = _rows(table, groups, votes, at, tau)
+    tau = calibration.temperature
+    found = integrate(votes, tau, calibration.prior, fit, settings.tolerance)
+    bounds = uncertainty(votes, found.fit, calibration)
+    columns = _rows(table, groups, found.log_odds, tau)
     if not settings.pool:
         columns["posterior"] = np.full(len(table), np.nan)
-    eta = sigmoid(at.theta)
+    eta = sigmoid(found.fit.parameters.theta)
     n = votes.by_annotator(votes.votes)
     sure = n * np.minimum(eta, 1 - eta) < 0.5
     has_evidence = bool(votes.margin.any())
@@ -73,7 +75,7 @@ def infer(
         identified=bounds.identified,
         saturated=sure & bounds.identified,
         **columns,
-        trace=_trace(calibration, fit),
+        trace=_trace(calibration, fit, found.trace),
         converged=fit.converged,
         summary=_summary(votes, calibration, fit, bounds, levels, has_evidence),
         notes=_notes(calibration, fit, bounds, settings, eta, uneven, turned, has_evidence),
@@ -170,20 +172,21 @@ def _prior(votes: Ballots, settings: EMSettings) -> tuple[Prior, bool]:
 
 
 def _rows(
-    table: pl.DataFrame,
-    groups: pl.DataFrame,
-    votes: Ballots,
-    at: Parameters,
-    tau: float,
+    table: pl.DataFrame, groups: pl.DataFrame, s: np.ndarray, tau: float
 ) -> dict[str, np.ndarray]:
-    """prob, confidence and posterior of every row, ties and repeated votes too."""
-    s, q = solve.posterior(votes, tau, at)
+    """prob, confidence and posterior of every row, ties and repeated votes too.
+
+    s: the pairs' log-odds of a, [J].
+    """
     group = table["group"].to_numpy()
+    known = groups["known"].to_numpy()
+    margin = groups["margin"].fill_null(0.0).to_numpy()
+    q = np.where(known == 0, sigmoid(s), known > 0)
     sign = np.where(table["vote"].to_numpy() == "a", 1.0, -1.0)
     oriented = table["oriented"].to_numpy()
-    along = sign * tau * votes.margin[group]
+    along = sign * tau * margin[group]
     # Pairs whose votes are all ties have evidence too.
-    known = groups["known"].to_numpy()[group]
+    known = known[group]
     right = np.where(known == 0, sigmoid(sign * s[group]), (sign * known > 0).astype(float))
     return {
         "prob": np.where(oriented, sigmoid(along), np.nan),
@@ -192,13 +195,19 @@ def _rows(
     }
 
 
-def _trace(calibration: Calibration, fit: solve.Fit) -> tuple[TraceRow, ...]:
+def _trace(
+    calibration: Calibration, fit: solve.Fit, sweeps: tuple[solve.Step, ...]
+) -> tuple[TraceRow, ...]:
     rows = [
         TraceRow("calibrate", i, value, None, tau, mean)
         for i, (value, tau, mean) in enumerate(calibration.trace)
     ]
     tau = calibration.temperature
-    rows += [TraceRow("fit", *step[:3], tau, step.mean_reliability) for step in fit.trace]
+    rows += [
+        TraceRow(f"fit {step.stage + 1}", *step[:3], tau, step.mean_reliability)
+        for step in fit.trace
+    ]
+    rows += [TraceRow("integrate", *step[:3], tau, step.mean_reliability) for step in sweeps]
     return tuple(rows)
 
 
@@ -222,6 +231,7 @@ def _summary(
         "temperature_gain": calibration.gain,
         "prior_a": calibration.prior.a,
         "prior_b": calibration.prior.b,
+        "prior_guessers": calibration.prior.guessers,
         "strength_shifts": shifts,
         "n_known": int(np.count_nonzero(votes.known)),
         "expected_wrong": bounds.expected_wrong,
@@ -264,7 +274,7 @@ def _notes(
             f"{turned:,} group(s) of annotators fit equally well with every label reversed; they "
             "are the way round in which most of them are better than chance"
         )
-    if np.abs(eta - 0.5).max() < COLLAPSED:
+    if _like_coins(bounds, eta):
         said.append(
             "all reliabilities are near 50 %: the votes look like coin tosses, to each other and "
             "to the model; check that the sides are not mixed up before trusting any weight"
@@ -276,6 +286,12 @@ def _notes(
             "(sides swapped in the source, or the question misread); look at them first"
         )
     return tuple(said)
+
+
+def _like_coins(bounds: Uncertainty, eta: np.ndarray) -> bool:
+    """Whether nobody is surely better or worse than chance, nor all of them together."""
+    nobody = ((bounds.low <= 0.5) & (bounds.high >= 0.5)).all()
+    return bool(nobody and abs(eta.mean() - 0.5) < COLLAPSED)
 
 
 def _temperature(calibration: Calibration) -> str:

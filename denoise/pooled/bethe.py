@@ -1,0 +1,211 @@
+"""How likely the votes are at a temperature and a population, every reliability integrated out.
+
+Maximising the temperature together with the reliabilities is biased where annotators are few or
+have few votes; what is maximised is this marginal likelihood. It is exact where no pair has two
+votes. Else annotators and pairs send each other what they know but for the vote between them, until
+nothing moves (belief propagation; for crowds: Liu, Peng & Ihler, NeurIPS 2012), and the likelihood
+is Bethe's (Yedidia, Freeman & Weiss, IEEE Trans. Inf. Theory 51, 2005). As that is stationary in
+the messages, its slopes are those at fixed messages.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from denoise.noise import log_odds, sigmoid
+from denoise.pooled import kernels, marginal, solve
+from denoise.pooled import prior as population
+from denoise.pooled.ballots import SMALL, Ballots, Floats, over, over_pairs
+from denoise.pooled.marginal import Cavities, Nodes
+from denoise.pooled.prior import Prior
+from denoise.pooled.solve import Fit, Parameters, Step
+
+SWEEPS = 100
+"""Rounds of messages at most."""
+
+FREE, KEPT = 10, 0.5
+"""After so many sweeps a message keeps that share of what it was, which stops oscillations."""
+
+STILL = 1e-5
+"""Change of a message, as a probability, that is none: what it does to the value is its square."""
+
+SLOPE = 1e-4
+"""Step of the slopes in the prior's coordinates."""
+
+
+class Beliefs(NamedTuple):
+    """What the messages have come to.
+
+    value: log marginal likelihood, nats; log_odds: s of each pair, [J]; message: log-odds that a
+    vote is right by its annotator's other votes, [n] cell by cell; cavity: the same by its pair's
+    other votes and the margin; nodes: each annotator's posterior; parameters: its mean of η, as θ.
+    """
+
+    value: float
+    log_odds: Floats
+    message: Floats
+    cavity: Cavities
+    nodes: Nodes
+    parameters: Parameters
+
+    @property
+    def guesses(self) -> Floats:
+        """P(each annotator guesses), [K]."""
+        return (self.nodes.posterior * self.nodes.guesses).sum(axis=1)
+
+
+class Network(NamedTuple):
+    """Votes, and where each stands cell by cell: `slot` [n] int32, −1 for none; `ends` [C + 1].
+
+    annotators: those whose votes have slots, codes.
+    """
+
+    votes: Ballots
+    slot: np.ndarray
+    ends: np.ndarray
+    annotators: np.ndarray
+
+
+def network(votes: Ballots, annotators: np.ndarray | None = None) -> Network:
+    """Lay out the votes cell by cell, of all annotators or of some."""
+    who = np.arange(votes.n_annotators) if annotators is None else annotators
+    wanted = np.isin(votes.annotator, who)
+    ends = np.concatenate(([0], np.cumsum(np.where(wanted, votes.votes, 0)))).astype(np.int64)
+    return Network(votes, kernels.slots(votes.code, wanted, ends[:-1].copy()), ends, who)
+
+
+def propagate(
+    net: Network,
+    tau: float,
+    prior: Prior,
+    at: Parameters,
+    before: Beliefs | None = None,
+) -> Beliefs:
+    """Messages to and fro until they are still, from those `before` or from the θ of `at`."""
+    votes = net.votes
+    if before is None:
+        message = np.repeat(at.cells(votes), np.diff(net.ends))
+    else:
+        message, at = before.message.copy(), before.parameters
+    s, cavity = np.empty(len(votes.margin)), Cavities(net.ends, np.empty(len(message)))
+    for sweep in range(SWEEPS):
+        _to_annotators(net, tau, at, message, s, cavity.probability)
+        nodes, part, change = _to_pairs(net, prior, at, cavity, message, sweep)
+        at = at._replace(theta=log_odds(nodes.mean))
+        if change < STILL or votes.single:
+            break
+    pairs, _ = _to_annotators(net, tau, at, message, s, np.empty(len(message)))
+    value = pairs - solve.evidence_term(votes, tau) + part + float(nodes.log_integral.sum())
+    return Beliefs(value, s, message, cavity, nodes, at)
+
+
+class Integrated(NamedTuple):
+    """A fit in which few votes are not taken for more than they are; log_odds: s of each pair."""
+
+    fit: Fit
+    log_odds: Floats
+    trace: tuple[Step, ...]
+
+
+def integrate(
+    votes: Ballots, tau: float, prior: Prior, fit: Fit, tolerance: float = 1e-6
+) -> Integrated:
+    """The fit with η integrated out for annotators with up to `marginal.FEW` votes.
+
+    A maximum lets an annotator's own vote on a pair speak twice, for the side and for itself, which
+    tells where votes are few. Those annotators send messages instead, until nothing moves by
+    `tolerance`; the others take EM steps between. Without a prior, or where the messages do not
+    come to rest, the fit stays as it is.
+    """
+    n = votes.by_annotator(votes.votes)
+    who = np.flatnonzero((n > 0) & (n <= marginal.FEW))
+    if not len(who) or prior.strength == 0:
+        return Integrated(fit, solve.posterior(votes, tau, fit.parameters)[0], ())
+    net = network(votes, who)
+    at, trace = fit.parameters, []
+    message = np.repeat(at.cells(votes), np.diff(net.ends))
+    s, cavity = np.empty(len(votes.margin)), Cavities(net.ends, np.empty(len(message)))
+    guesses = marginal.guessers(votes, tau, at, prior)
+    for sweep in range(SWEEPS):
+        _, right = _to_annotators(net, tau, at, message, s, cavity.probability)
+        nodes, _, change = _to_pairs(net, prior, at, cavity, message, sweep)
+        theta = solve.step_of_theta(votes, right, at, fit.shrinkage)
+        theta[who] = log_odds(nodes.mean)
+        theta[n == 0] = fit.parameters.theta[n == 0]
+        change = max(change, np.abs(sigmoid(theta) - sigmoid(at.theta)).max())
+        at = at._replace(theta=theta)
+        trace.append(Step(sweep, None, change, float(sigmoid(theta).mean())))
+        if change <= tolerance:
+            _to_annotators(net, tau, at, message, s, cavity.probability)
+            guesses[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
+            shrinkage = prior.shrinkage(guesses)
+            return Integrated(fit._replace(parameters=at, shrinkage=shrinkage), s, tuple(trace))
+    return Integrated(fit, solve.posterior(votes, tau, fit.parameters)[0], tuple(trace))
+
+
+def slope_of_temperature(net: Network, tau: float, beliefs: Beliefs) -> float:
+    """∂/∂τ of the value: Σ_j Δ_j (q_j − σ(τΔ_j))."""
+    votes = net.votes
+    q = sigmoid(beliefs.log_odds)
+    if len(votes.known):
+        q = np.where(votes.known == 0, q, votes.known > 0)
+    margin = votes.margin.astype(np.float64)
+    return float(margin @ (q - sigmoid(tau * margin)))
+
+
+def slope_of_prior(net: Network, prior: Prior, beliefs: Beliefs) -> Floats:
+    """∂/∂(the prior's coordinates) of the value, [4].
+
+    By differences at fixed messages where the nodes are the prior's own, which are not meant for
+    integrals of log η.
+    """
+    few = net.votes.by_annotator(net.votes.votes) <= marginal.FEW
+    eta = sigmoid(beliefs.nodes.theta[~few])
+    slopes = (beliefs.nodes.posterior[~few] * population.slopes(eta, prior)).sum(axis=(1, 2))
+    if not few.any():
+        return slopes
+    who = np.flatnonzero(few)
+
+    def integrals(shift: Floats) -> float:
+        moved = Prior.at(prior.coordinates + shift)
+        rest = (net.votes, beliefs.cavity, beliefs.parameters, moved, who)
+        return float(marginal.quadrature(*rest).log_integral.sum())
+
+    steps = SLOPE * np.eye(len(slopes))
+    by_step = [integrals(step) - integrals(-step) for step in steps]
+    return slopes + np.array(by_step) / (2 * SLOPE)
+
+
+def _to_annotators(
+    net: Network, tau: float, at: Parameters, message: Floats, s: Floats, cavity: Floats
+) -> tuple[float, Floats]:
+    """Fill `s` and `cavity`; the pairs' part of the value, and Σw of the cells without slots."""
+    arrays = (*net.votes.arrays, net.slot, tau, message, at.cells(net.votes), s, cavity)
+
+    def work(first: int, last: int) -> tuple[float, Floats]:
+        right = np.zeros(len(net.votes.votes))
+        return kernels.message_pass(first, last, *arrays, right), right
+
+    parts = over_pairs(net.votes, work)
+    return sum(value for value, _ in parts), sum((r for _, r in parts[1:]), parts[0][1])
+
+
+def _to_pairs(
+    net: Network, prior: Prior, at: Parameters, cavity: Cavities, message: Floats, sweep: int
+) -> tuple[Nodes, float, float]:
+    """Fill `message`, half way after `FREE` sweeps.
+
+    Returns the posteriors behind it, the votes' part of the value, and the largest change.
+    """
+    votes = net.votes
+    nodes = marginal.quadrature(votes, cavity, at, prior, net.annotators)
+    eta = marginal.cell_nodes(votes, at, nodes.theta, net.annotators)
+    mass = np.repeat(nodes.posterior, votes.n_levels, axis=0)
+    cells = marginal.cells_of(votes, net.annotators)
+    rest = (net.ends[cells], net.ends[cells + 1], cavity.probability, eta, mass)
+    rest += (KEPT if sweep >= FREE else 0.0, message)
+    threads = votes.threads if len(message) > SMALL else 1
+    parts = over(len(cells), threads, lambda f, e: kernels.leave_one_out_pass(f, e, *rest))
+    return nodes, sum(total for total, _ in parts), max(change for _, change in parts)
