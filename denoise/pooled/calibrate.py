@@ -74,8 +74,9 @@ class _Objective:
     def __call__(self, tau: float, prior: Prior, learned: bool) -> tuple[float, Floats]:
         """The value, and its slopes in τ and the prior's coordinates, [5]."""
         beliefs = bethe.propagate(self.net, tau, prior, self.start, self.beliefs)
-        value, slopes = beliefs.value, np.zeros(5)
+        value, slopes = beliefs.value + population.log_belief(tau), np.zeros(5)
         slopes[0] = bethe.slope_of_temperature(self.net, tau, beliefs)
+        slopes[0] += population.slope_of_belief(tau)
         if learned:
             value += population.log_hyperprior(prior, self.eta0)
             slopes[1:] = bethe.slope_of_prior(self.net, prior, beliefs)
@@ -121,7 +122,7 @@ def _calibrate(
     fit_temperature: bool,
     fit_prior: bool,
 ) -> Calibration:
-    rms = float(np.sqrt(np.mean(votes.margin.astype(np.float64) ** 2))) if len(votes.margin) else 0
+    rms = root_mean_square(votes)
     if rms == 0.0:
         fit_temperature = False
     net = bethe.network(votes)
@@ -157,6 +158,11 @@ def _calibrate(
     return Calibration(
         tau, prior, gain, covariance, evaluate.beliefs.parameters, tuple(evaluate.trace)
     )
+
+
+def root_mean_square(votes: Ballots) -> float:
+    """Of the margins, nats."""
+    return float(np.sqrt(np.mean(votes.margin.astype(np.float64) ** 2))) if len(votes.margin) else 0
 
 
 def _climb(

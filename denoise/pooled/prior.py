@@ -26,6 +26,9 @@ FIXED_STRENGTH = 5.0
 MEAN_VOTES = 4.0
 """Annotators that the belief in a mean reliability of η_0 weighs."""
 
+OFF = 2.0
+"""Standard deviation of log τ beforehand: margins are meant to be log-odds, so that τ is 1."""
+
 GUESSING = 40.0
 """Strength of the Beta about ½ that guessers' η come from, beforehand: 0.5 ± 0.08."""
 
@@ -123,6 +126,16 @@ def slope_of_hyperprior(prior: Prior, eta0: float) -> Floats:
     mean = MEAN_VOTES * eta0 + 1 - (MEAN_VOTES + 2) * prior.mean
     guessing = -np.log(prior.guessing / GUESSING) / SPREAD**2
     return np.array([mean, -0.5, GUESSER_VOTES * (GUESSERS - prior.guessers), guessing])
+
+
+def log_belief(tau: float) -> float:
+    """log of the density of log τ up to a constant, before there are votes; 0 for τ = 0."""
+    return -0.5 * (np.log(tau) / OFF) ** 2 if tau > 0 else 0.0
+
+
+def slope_of_belief(tau: float) -> float:
+    """∂/∂τ of `log_belief`."""
+    return -np.log(tau) / (OFF**2 * tau) if tau > 0 else 0.0
 
 
 @lru_cache(maxsize=256)

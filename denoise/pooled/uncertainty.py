@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.noise import Z95, sigmoid
-from denoise.pooled import bethe, kernels, marginal, solve
+from denoise.pooled import bethe, kernels, marginal, solve, temperatures
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, over_pairs, sample
 from denoise.pooled.calibrate import SAMPLE, Calibration
@@ -39,7 +39,7 @@ class Uncertainty(NamedTuple):
     """low, high: 95 % bounds of η, [K]; identified: whether the votes tell it at all, [K] bool.
 
     expected_wrong: of the votes, each η integrated over its posterior, with its 95 % interval
-    `wrong_low` to `wrong_high`.
+    `wrong_low` to `wrong_high`; temperature: that of τ.
     """
 
     low: Floats
@@ -48,6 +48,7 @@ class Uncertainty(NamedTuple):
     expected_wrong: float
     wrong_low: float
     wrong_high: float
+    temperature: tuple[float, float]
 
 
 def uncertainty(votes: Ballots, fit: Fit, calibration: Calibration) -> Uncertainty:
@@ -76,14 +77,26 @@ def uncertainty(votes: Ballots, fit: Fit, calibration: Calibration) -> Uncertain
     along = np.array([slope, 0.0, 0.0, 0.0, 0.0]) + of_wrong @ moves
     of_eta = float(of_wrong @ spread.solve(of_wrong))
     sd = float(np.sqrt(within + max(of_eta, 0.0) + along @ calibration.covariance @ along))
-    n = float(votes.votes.sum())
+    known_to = spread.variance() + of_temperature
+    wrong_low, wrong_high = wrong - Z95 * sd, wrong + Z95 * sd
+    temperature = calibration.interval
+    if votes.n_annotators < population.LEAST and calibration.gain is not None and tau > 0:
+        part = sample(votes, SAMPLE)
+        averaged = temperatures.average(part, at, calibration)
+        low, high = np.minimum(low, averaged.low), np.maximum(high, averaged.high)
+        known_to = np.maximum(known_to, averaged.variance)
+        scale = len(votes.code) / len(part.code)
+        wrong = averaged.wrong * scale
+        wrong_low, wrong_high = averaged.wrong_low * scale, averaged.wrong_high * scale
+        temperature = averaged.temperature
     return Uncertainty(
         sigmoid(low),
         sigmoid(high),
-        _identified(spread.variance() + of_temperature, spread, sigmoid(at.theta)),
+        _identified(known_to, spread, sigmoid(at.theta)),
         wrong,
-        max(wrong - Z95 * sd, 0.0),
-        min(wrong + Z95 * sd, n),
+        max(wrong_low, 0.0),
+        min(wrong_high, float(votes.votes.sum())),
+        temperature,
     )
 
 

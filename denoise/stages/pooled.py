@@ -24,6 +24,9 @@ from denoise.stages.settings import EMSettings
 COLLAPSED = 0.05
 """Distance from ½ within which the mean of the reliabilities counts as collapsed."""
 
+WIDE = 5.0
+"""Ratio of the bounds of τ from which the votes hardly tell it."""
+
 
 def infer(
     table: pl.DataFrame,
@@ -220,7 +223,7 @@ def _summary(
     has_evidence: bool,
 ) -> dict[str, Any]:
     tau = calibration.temperature
-    low, high = calibration.interval
+    low, high = bounds.temperature
     fitted = calibration.gain is not None
     shifts = dict(zip(levels, fit.parameters.delta.tolist(), strict=True)) if levels else None
     return {
@@ -258,7 +261,7 @@ def _notes(
             "reliabilities as approximate"
         )
     if has_evidence and settings.calibrate:
-        said.append(_temperature(calibration))
+        said.append(_temperature(calibration, bounds))
     if not has_evidence:
         said.append(
             "there is no evidence of a model: what is known comes from votes on the same pairs "
@@ -294,7 +297,7 @@ def _like_coins(bounds: Uncertainty, eta: np.ndarray) -> bool:
     return bool(nobody and abs(eta.mean() - 0.5) < COLLAPSED)
 
 
-def _temperature(calibration: Calibration) -> str:
+def _temperature(calibration: Calibration, bounds: Uncertainty) -> str:
     tau = calibration.temperature
     if tau == 0:
         return (
@@ -306,11 +309,13 @@ def _temperature(calibration: Calibration) -> str:
             "these votes are too few to tell how far the model can be trusted: its margins are "
             "taken as they are (temperature 1)"
         )
-    low, high = calibration.interval
+    low, high = bounds.temperature
     if low > 1.25:
         verdict = f"the model is surer of these labels than it says, its margins count {tau:.2g}×"
     elif high < 0.8:
         verdict = f"the model is over-confident, its margins are divided by {1 / tau:.2g}"
+    elif high > WIDE * low:
+        verdict = "these votes hardly tell how far the model can be trusted"
     else:
         verdict = "the model is about as sure as it should be"
     return f"temperature {tau:.2g} ({low:.2g} to {high:.2g}): {verdict}"

@@ -121,6 +121,19 @@ def test_the_number_of_wrong_labels_is_within_its_interval():
     assert inside >= 34
 
 
+@pytest.mark.parametrize("planted", [0.55, 0.7, 0.9])
+def test_intervals_of_one_annotator_hold_where_the_temperature_is_open(planted):
+    """20 crowds of one: 17 or fewer within have a chance of 0.08 at 95 %, 15 or fewer of 0.003."""
+    inside = []
+    for seed in range(20):
+        s = simulate(3000, 1, 1, reliability=np.array([planted]), seed=seed)
+        votes, made, fit = fitted(s)
+        bounds = uncertainty.uncertainty(votes, fit, made)
+        inside.append(bounds.low[0] <= planted <= bounds.high[0] or not bounds.identified[0])
+        assert bounds.wrong_low <= bounds.expected_wrong <= bounds.wrong_high
+    assert sum(inside) >= 16
+
+
 def test_nothing_but_single_votes_identifies_nothing():
     s = simulate(500, 10, 1, seed=0)
     votes, made, fit = fitted(s.with_margin(0 * s.margin), fit_prior=False)
