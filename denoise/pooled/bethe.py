@@ -22,13 +22,16 @@ from denoise.pooled.marginal import Cavities, Nodes
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Fit, Parameters, Step
 
-SWEEPS = 100
-"""Rounds of messages at most."""
+SWEEPS = 50
+"""Rounds of messages at most, and four times as many for the result."""
+
+REST = 1e-3
+"""Change of a message within which the result is used all the same."""
 
 FREE, KEPT = 10, 0.5
 """After so many sweeps a message keeps that share of what it was, which stops oscillations."""
 
-STILL = 1e-5
+STILL = 1e-4
 """Change of a message, as a probability, that is none: what it does to the value is its square."""
 
 SLOPE = 1e-4
@@ -128,7 +131,7 @@ def integrate(
     message = np.repeat(at.cells(votes), np.diff(net.ends))
     s, cavity = np.empty(len(votes.margin)), Cavities(net.ends, np.empty(len(message)))
     guesses = marginal.guessers(votes, tau, at, prior)
-    for sweep in range(SWEEPS):
+    for sweep in range(4 * SWEEPS):
         _, right = _to_annotators(net, tau, at, message, s, cavity.probability)
         nodes, _, change = _to_pairs(net, prior, at, cavity, message, sweep)
         theta = solve.step_of_theta(votes, right, at, fit.shrinkage)
@@ -138,11 +141,13 @@ def integrate(
         at = at._replace(theta=theta)
         trace.append(Step(sweep, None, change, float(sigmoid(theta).mean())))
         if change <= tolerance:
-            _to_annotators(net, tau, at, message, s, cavity.probability)
-            guesses[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
-            shrinkage = prior.shrinkage(guesses)
-            return Integrated(fit._replace(parameters=at, shrinkage=shrinkage), s, tuple(trace))
-    return Integrated(fit, solve.posterior(votes, tau, fit.parameters)[0], tuple(trace))
+            break
+    if change > REST:
+        return Integrated(fit, solve.posterior(votes, tau, fit.parameters)[0], tuple(trace))
+    _to_annotators(net, tau, at, message, s, cavity.probability)
+    guesses[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
+    shrunk = fit._replace(parameters=at, shrinkage=prior.shrinkage(guesses))
+    return Integrated(shrunk, s, tuple(trace))
 
 
 def slope_of_temperature(net: Network, tau: float, beliefs: Beliefs) -> float:
