@@ -39,7 +39,7 @@ GUESSERS = 0.1
 """Share of guessers that is expected before anything is known, with the weight of
 `GUESSER_VOTES` annotators."""
 
-GUESSER_VOTES = 10.0
+GUESSER_VOTES = 2.0
 
 
 class Shrinkage(NamedTuple):
