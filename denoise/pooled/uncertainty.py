@@ -64,13 +64,13 @@ def uncertainty(votes: Ballots, fit: Fit, calibration: Calibration) -> Uncertain
     guesses = marginal.guessers(votes, tau, at, prior)
     pull = np.column_stack([of_tau, _pull(sigmoid(at.theta), guesses, prior)])
     moves = spread.solve(pull)  # dθ/d(τ, the prior)
-    added = np.einsum("ki,ij,kj->k", moves, calibration.covariance, moves)
-    variance = spread.variance() + added
+    own = _own(votes, tau, at, prior, spread, guesses, moves)
+    added = np.einsum("ki,ij,kj->k", own.moves, calibration.covariance, own.moves)
+    coupled = spread.variance() * spread.own
     of_temperature = moves[:, 0] ** 2 * calibration.covariance[0, 0]
-    low, high = _bounds(votes, tau, at, prior, spread, guesses)
-    factor = np.sqrt(np.maximum(variance * spread.own, 1.0))
-    low = np.clip(at.theta - (at.theta - low) * factor, -solve.LIMIT, solve.LIMIT)
-    high = np.clip(at.theta + (high - at.theta) * factor, -solve.LIMIT, solve.LIMIT)
+    factor = np.sqrt(np.maximum(coupled + added / own.variance, 1.0))
+    low = np.clip(at.theta - (at.theta - own.low) * factor, -solve.LIMIT, solve.LIMIT)
+    high = np.clip(at.theta + (own.high - at.theta) * factor, -solve.LIMIT, solve.LIMIT)
 
     wrong = expected_wrong(votes, fit, calibration)
     slope, within = totals
@@ -153,16 +153,36 @@ def _sums(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Floats, F
     return votes.by_annotator(of_tau), votes.by_annotator(of_wrong), totals
 
 
-def _bounds(
-    votes: Ballots, tau: float, at: Parameters, prior: Prior, spread: Coupling, guesses: Floats
-) -> tuple[Floats, Floats]:
-    """95 % bounds of each θ with the others held fixed, [K] each."""
+class _Own(NamedTuple):
+    """low, high: 95 % bounds of each θ with the others held fixed, [K]; variance: of θ, [K].
+
+    moves: of θ with τ and the prior's coordinates, [K, 5].
+    """
+
+    low: Floats
+    high: Floats
+    variance: Floats
+    moves: Floats
+
+
+def _own(
+    votes: Ballots,
+    tau: float,
+    at: Parameters,
+    prior: Prior,
+    spread: Coupling,
+    guesses: Floats,
+    moves: Floats,
+) -> _Own:
+    """Each annotator's own posterior: a normal one, or laid out on a grid where it is none."""
     error = 1.0 / np.sqrt(spread.own)
     low, high = at.theta - Z95 * error, at.theta + Z95 * error
+    found = _Own(low, high, error**2, moves.copy())
     either = guesses * (1 - guesses) > 0.01
     skewed = np.flatnonzero((spread.own < ROUND) | either)
     if not len(skewed):
-        return low, high
+        return found
+    inner = prior.integrable
     cavity = marginal.cavities(votes, tau, at.cells(votes), skewed)
     # Close together at θ and far apart in the tails, whatever the width of the posterior.
     u = np.linspace(-1.0, 1.0, POINTS)
@@ -171,12 +191,20 @@ def _bounds(
         bend = np.arcsinh(REACH / width)
         theta = at.theta[chunk, None] + width * np.sinh(bend * u)
         theta = np.clip(theta, -solve.LIMIT, solve.LIMIT)
+        eta = sigmoid(theta)
         likelihood = marginal.log_likelihoods(votes, cavity, at, theta, chunk)
-        density = likelihood + population.log_density(sigmoid(theta), prior.integrable)
+        density = likelihood + population.log_density(eta, inner)
         density = np.exp(density - density.max(axis=1, keepdims=True))
         pieces = np.diff(theta, axis=1) * (density[:, 1:] + density[:, :-1]) / 2
-        mass = np.concatenate([np.zeros((len(chunk), 1)), np.cumsum(pieces, axis=1)], axis=1)
-        mass /= mass[:, -1:]
+        reached = np.concatenate([np.zeros((len(chunk), 1)), np.cumsum(pieces, axis=1)], axis=1)
+        reached /= reached[:, -1:]
         for row, k in enumerate(chunk):
-            low[k], high[k] = np.interp([0.025, 0.975], mass[row], theta[row])
-    return np.minimum(low, at.theta), np.maximum(high, at.theta)
+            low[k], high[k] = np.interp([0.025, 0.975], reached[row], theta[row])
+        mass = np.gradient(reached, axis=1)
+        away = theta - (mass * theta).sum(axis=1, keepdims=True)
+        found.variance[chunk] = (mass * away**2).sum(axis=1)
+        found.moves[chunk, 0] *= found.variance[chunk] * spread.own[chunk]
+        if prior.strength > 0:
+            slopes = population.slopes(eta, prior)
+            found.moves[chunk, 1:] = np.einsum("kn,kn,ikn->ki", mass, away, slopes)
+    return found._replace(low=np.minimum(low, at.theta), high=np.maximum(high, at.theta))
