@@ -29,6 +29,9 @@ MEAN_VOTES = 4.0
 OFF = 2.0
 """Standard deviation of log τ beforehand: margins are meant to be log-odds, so that τ is 1."""
 
+PILE = 2.0
+"""Power of the belief that reliabilities do not pile up at 0 or 1."""
+
 GUESSING = 40.0
 """Strength of the Beta about ½ that guessers' η come from, beforehand: 0.5 ± 0.08."""
 
@@ -111,21 +114,27 @@ def log_hyperprior(prior: Prior, eta0: float) -> float:
 
     p(a, b) ∝ (a + b)^−5/2 keeps a few annotators that happen to agree from being taken for equal
     (Gelman et al., *Bayesian Data Analysis*, 3rd ed., section 5.3). m is about `eta0`, as if
-    `MEAN_VOTES` annotators said so, ω about `GUESSERS`, and 2g about `GUESSING`.
+    `MEAN_VOTES` annotators said so, ω about `GUESSERS`, and 2g about `GUESSING`. (a/(1+a))² and
+    (b/(1+b))² are against reliabilities that pile up at 0 or 1: whoever is never wrong stands for
+    a model that says too little, and τ comes out too low.
     """
     mean = MEAN_VOTES * eta0 + 1
     value = mean * np.log(prior.mean) + (MEAN_VOTES + 2 - mean) * np.log1p(-prior.mean)
     value -= 0.5 * np.log(prior.strength)
     share = GUESSER_VOTES * GUESSERS
     value += share * np.log(prior.guessers) + (GUESSER_VOTES - share) * np.log1p(-prior.guessers)
-    return float(value - 0.5 * (np.log(prior.guessing / GUESSING) / SPREAD) ** 2)
+    value -= 0.5 * (np.log(prior.guessing / GUESSING) / SPREAD) ** 2
+    return float(value - PILE * (np.log1p(1 / prior.a) + np.log1p(1 / prior.b)))
 
 
 def slope_of_hyperprior(prior: Prior, eta0: float) -> Floats:
     """Derivatives of `log_hyperprior` by the coordinates, [4]."""
     mean = MEAN_VOTES * eta0 + 1 - (MEAN_VOTES + 2) * prior.mean
     guessing = -np.log(prior.guessing / GUESSING) / SPREAD**2
-    return np.array([mean, -0.5, GUESSER_VOTES * (GUESSERS - prior.guessers), guessing])
+    of_a, of_b = PILE / (1 + prior.a), PILE / (1 + prior.b)
+    mean += (1 - prior.mean) * of_a - prior.mean * of_b
+    share = GUESSER_VOTES * (GUESSERS - prior.guessers)
+    return np.array([mean, of_a + of_b - 0.5, share, guessing])
 
 
 def log_belief(tau: float) -> float:
