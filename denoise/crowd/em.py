@@ -17,12 +17,17 @@ from typing import Literal, NamedTuple, Protocol, Self
 import numpy as np
 
 from denoise.crowd import kernels
-from denoise.crowd.answers import Answers, Codes, Floats
+from denoise.crowd.acceleration import extended, proposal
+from denoise.crowd.answers import Answers, Codes, Floats, softmax
+from denoise.pooled.ballots import SMALL, over
 
 ClassPrior = Literal["learned", "uniform"]
 
 TINY = 1e-300
 """Probabilities count as at least this where their logarithm is taken."""
+
+ROUNDING = 1e-13
+"""Share of itself by which the objective may seem to fall."""
 
 CLASS_STRENGTH = 1.0
 """Each class counts as having one item more than it has: Dirichlet(1, …, 1) in log odds."""
@@ -41,7 +46,13 @@ class Annotators(Protocol):
         """Parameters after an M-step, given expected votes [K, C, C] (label, truth)."""
 
     def learned(self, counts: Floats) -> Self:
-        """Hyper-parameters that make the expected votes more likely, parameters integrated out."""
+        """Hyper-parameters that make the expected votes likeliest, parameters integrated out."""
+
+    def coordinates(self) -> Floats:
+        """The parameters in log odds or as logarithms, [d]."""
+
+    def moved(self, to: Floats) -> Self:
+        """The model with its parameters at these coordinates, [d]."""
 
 
 class Evidence(NamedTuple):
@@ -70,13 +81,33 @@ class Evidence(NamedTuple):
 class Step(NamedTuple):
     """A trace row: the objective at the parameters that iteration's E-step used.
 
-    It never falls within a `stage`, whose hyper-parameters are fixed; max_change: of a posterior.
+    It never falls within a `stage`, whose hyper-parameters are fixed; a stage begins with the
+    iteration that ended the last one, under its own. max_change: of a posterior.
     """
 
     stage: int
     iteration: int
     objective: float
     max_change: float
+
+
+class Point(NamedTuple):
+    """What an E-step needs: the annotators, and the class prior [C]."""
+
+    annotators: Annotators
+    class_prior: Floats
+
+    def coordinates(self, given: Evidence) -> Floats:
+        """All parameters that are learned, in log odds or as logarithms, [d]."""
+        own = self.annotators.coordinates()
+        return np.concatenate([own, np.log(self.class_prior)]) if given.learns_classes else own
+
+    def moved(self, to: Floats, given: Evidence) -> Self:
+        """The point at these coordinates, [d], with the same hyper-parameters."""
+        if not given.learns_classes:
+            return self._replace(annotators=self.annotators.moved(to))
+        n = len(self.class_prior)
+        return Point(self.annotators.moved(to[:-n]), softmax(to[-n:], 0))
 
 
 class Solution(NamedTuple):
@@ -133,8 +164,8 @@ def objective(
     votes: Answers, given: Evidence, annotators: Annotators, class_prior: Floats
 ) -> float:
     """F, nats (up to constants of the priors)."""
-    posterior = np.empty((votes.n_items, votes.n_classes))
-    return _e_step(votes, given, annotators, class_prior, posterior)[0]
+    scratch = np.empty((votes.n_items, votes.n_classes))
+    return _e_step(votes, given, annotators, class_prior, scratch, scratch)[0]
 
 
 def fit(
@@ -145,34 +176,49 @@ def fit(
     start: Floats | None = None,
     learn: bool = True,
     tolerance: float = 1e-5,
-    stage_length: int = 5,
     max_iterations: int = 500,
+    accelerate: bool = True,
 ) -> Solution:
     """EM from vote shares (or `start`, [J, C]) until no posterior moves by `tolerance` or more.
 
-    With `learn`, the hyper-parameters are learned anew after every `stage_length` iterations.
+    With `learn`, the hyper-parameters are learned anew before every M-step, which begins a stage.
+    With `accelerate`, Anderson's proposal takes the place of the M-step where the objective is no
+    lower there than before; a step that is to end the iteration is always a plain one.
     """
     posterior = vote_shares(votes, given) if start is None else start.copy()
+    other = np.empty_like(posterior)
     counts = _counts(votes, posterior)
     if learn:
         annotators = annotators.learned(counts)
-    annotators = annotators.maximised(counts)
-    class_prior = _class_prior(votes, given, posterior)
+    here = Point(annotators.maximised(counts), _class_prior(votes, given, posterior))
     tally = votes.tally
-    trace: list[Step] = []
-    stage, since, converged = 0, 0, False
-    for iteration in range(max_iterations):
-        value, counts, change = _e_step(votes, given, annotators, class_prior, posterior, tally)
-        trace.append(Step(stage, iteration, value, change))
-        since += 1
-        converged = change < tolerance and (since == 1 or not learn)
+    value, counts, change = _e_step(votes, given, *here, posterior, posterior, tally)
+    trace, path, stage, plain, converged = [Step(0, 0, value, change)], None, 0, True, False
+    for iteration in range(1, max_iterations):
+        converged = plain and change < tolerance
         if converged:
             break
-        if learn and (since >= stage_length or change < tolerance):
-            annotators, stage, since = annotators.learned(counts), stage + 1, 0
-        annotators = annotators.maximised(counts)
-        class_prior = _class_prior(votes, given, posterior)
-    return Solution(annotators, class_prior, posterior, counts, tuple(trace), converged)
+        annotators = here.annotators.learned(counts) if learn else here.annotators
+        if learn:
+            gain = annotators.log_penalty() - here.annotators.log_penalty()
+            value, stage = value + float(given.power @ gain), stage + 1
+            trace.append(Step(stage, iteration - 1, value, change))
+        image = Point(annotators.maximised(counts), _class_prior(votes, given, posterior))
+        path = extended(path, here.coordinates(given), image.coordinates(given))
+        leap = proposal(path) if accelerate and change >= tolerance else None
+        plain = leap is None
+        if leap is not None:
+            there = image.moved(leap, given)
+            found = _e_step(votes, given, *there, posterior, other, tally)
+            plain = not found[0] >= value - ROUNDING * abs(value)
+        if plain:
+            path = None if leap is not None else path
+            there = image
+            found = _e_step(votes, given, *there, posterior, other, tally)
+        here, posterior, other = there, other, posterior
+        value, counts, change = found
+        trace.append(Step(stage, iteration, value, change))
+    return Solution(*here, posterior, counts, tuple(trace), converged)
 
 
 def _counts(votes: Answers, posterior: Floats) -> Floats:
@@ -195,28 +241,36 @@ def _e_step(
     given: Evidence,
     annotators: Annotators,
     class_prior: Floats,
+    before: Floats,
     posterior: Floats,
     tally: Floats | None = None,
 ) -> tuple[float, Floats, float]:
-    """Fill `posterior`; the objective, the expected votes [K, C, C] and the largest change."""
+    """Fill `posterior`; the objective, the expected votes [K, C, C] and the change since `before`.
+
+    `before` may be `posterior` itself; `tally`, the votes', is counted where it is not given.
+    """
     log_pi = np.log(np.maximum(annotators.confusion(), TINY))
-    evidence = given.power[:, None, None] * log_pi
-    log_rho = given.log_rho(class_prior)
-    if votes.n_classes == 2:
-        tally = votes.tally if tally is None else tally  # counted once a fit
-        turn = (evidence[:, :, 1] - evidence[:, :, 0]).ravel()
-        ones = np.empty_like(turn)
-        base = np.ascontiguousarray(evidence[:, :, 0]).ravel()
-        likelihood, change = kernels.e_pass_binary(
-            votes.start, votes.cell, base, turn, log_rho, given.known, posterior, ones
-        )
-        counts = np.stack([tally.ravel() - ones, ones], 1).reshape(log_pi.shape)
-        counts = np.maximum(counts, 0.0)  # a difference may round to just below 0
+    evidence = (given.power[:, None, None] * log_pi).reshape(-1, votes.n_classes)
+    binary = votes.n_classes == 2
+    facts = (given.log_rho(class_prior), given.known, before, posterior)
+    if binary:
+        run, evidence, base = kernels.e_pass_binary, evidence[:, 1] - evidence[:, 0], evidence[:, 0]
     else:
-        counts = np.empty_like(log_pi)
-        arrays = (votes.start, votes.annotator, votes.label, evidence)
-        likelihood, change = kernels.e_pass(*arrays, log_rho, given.known, posterior, counts)
-    value = likelihood + float(given.power @ annotators.log_penalty())
+        run = kernels.e_pass
+
+    def work(first: int, last: int) -> tuple[Floats, float, float]:
+        part = np.zeros(evidence.shape)
+        return part, *run(first, last, votes.start, votes.cell, evidence, *facts, part)
+
+    threads = votes.threads if len(votes.cell) > SMALL else 1
+    parts, likelihoods, changes = zip(*over(votes.n_items, threads, work), strict=True)
+    value, counts = sum(likelihoods), sum(parts[1:], parts[0])
+    if binary:
+        tally = (votes.tally if tally is None else tally).ravel()
+        value += float(tally @ base)
+        counts = np.stack([tally - counts, counts], 1)
+        counts = np.maximum(counts, 0.0)  # a difference may round to just below 0
+    value += float(given.power @ annotators.log_penalty())
     if given.learns_classes:
         value += CLASS_STRENGTH * float(np.log(class_prior).sum())
-    return value, counts, change
+    return value, counts.reshape(log_pi.shape), max(changes)

@@ -11,8 +11,9 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from denoise.crowd.answers import Answers, Floats
+from denoise.crowd.answers import Answers, Floats, softmax
 from denoise.crowd.prior import learn
+from denoise.noise import EDGE, log_odds, sigmoid
 
 HABIT_STRENGTH = 2.0
 """Votes that the prior of a habit weighs."""
@@ -52,10 +53,20 @@ class Guesser(NamedTuple):
         return model
 
     def learned(self, counts: Floats) -> Self:
-        """(a, b) closer to the maximum of the likelihood of knowing and guessing."""
+        """(a, b) at the maximum of the likelihood of knowing and guessing."""
         knew, total = self._knew(counts)
         tally = np.stack([knew.sum(1), (total - knew).sum(1)], 1)
         return self._replace(alpha=learn(tally, self.alpha))
+
+    def coordinates(self) -> Floats:
+        """logit η and log g, [K + KC]."""
+        return np.concatenate([log_odds(self.eta), np.log(self.habit).ravel()])
+
+    def moved(self, to: Floats) -> Self:
+        """The same at other coordinates, [K + KC]."""
+        eta = np.clip(sigmoid(to[: len(self.eta)]), EDGE, 1.0 - EDGE)
+        logits = to[len(self.eta) :].reshape(self.habit.shape)
+        return self._replace(eta=eta, habit=softmax(logits, 1))
 
     def _knew(self, counts: Floats) -> tuple[Floats, Floats]:
         """Expected votes of each label that were known, and all of that label, [K, C] each."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from denoise.crowd.answers import Answers, Floats
 from denoise.crowd.prior import learn
+from denoise.noise import EDGE, log_odds, sigmoid
 
 
 class OneCoin(NamedTuple):
@@ -36,8 +37,16 @@ class OneCoin(NamedTuple):
         return self._replace(eta=tally[:, 0] / tally.sum(1))
 
     def learned(self, counts: Floats) -> Self:
-        """(a, b) closer to the maximum of the Beta-binomial likelihood."""
+        """(a, b) at the maximum of the Beta-binomial likelihood."""
         return self._replace(alpha=learn(_tally(counts), self.alpha))
+
+    def coordinates(self) -> Floats:
+        """logit η, [K]."""
+        return log_odds(self.eta)
+
+    def moved(self, to: Floats) -> Self:
+        """The same with logit η = `to`, [K]."""
+        return self._replace(eta=np.clip(sigmoid(to), EDGE, 1.0 - EDGE))
 
 
 def one_coin(votes: Answers) -> OneCoin:

@@ -14,8 +14,7 @@ from denoise.crowd.one_coin import one_coin
 MODELS = {
     "one-coin": one_coin,
     "guesser": guesser,
-    "full": lambda votes: dawid_skene(votes, "full"),
-    "diagonal": lambda votes: dawid_skene(votes, "diagonal"),
+    "dawid-skene": dawid_skene,
 }
 
 

@@ -66,7 +66,7 @@ def test_intervals_cover_the_planted_reliability():
         item, annotator = np.nonzero(rng.random((200, 12)) < 0.4)
         right = rng.random(len(item)) < eta[annotator]
         votes = answers(item, annotator, np.where(right, truth[item], 1 - truth[item]), 200, 12, 2)
-        run = em.fit(votes, em.evidence(votes), MODELS["diagonal"](votes))
+        run = em.fit(votes, em.evidence(votes), MODELS["dawid-skene"](votes))
         fit = solved(votes, run)
         covered += int(((fit.low <= eta) & (eta <= fit.high)).sum())
         total += len(eta)
