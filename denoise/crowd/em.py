@@ -26,8 +26,8 @@ ClassPrior = Literal["learned", "uniform"]
 TINY = 1e-300
 """Probabilities count as at least this where their logarithm is taken."""
 
-ROUNDING = 1e-13
-"""Share of itself by which the objective may seem to fall."""
+ROUNDING = 1e-11
+"""Share of itself by which the objective may seem to fall, as a sum over all votes rounds."""
 
 CLASS_STRENGTH = 1.0
 """Each class counts as having one item more than it has: Dirichlet(1, …, 1) in log odds."""
@@ -143,11 +143,10 @@ def vote_shares(votes: Answers, given: Evidence, smoothing: float = 0.0) -> Floa
 
     `smoothing` votes are spread by the item's prior, or evenly; an item without votes has that.
     """
-    n, c = votes.n_items, votes.n_classes
-    counts = kernels.shares(votes.start, votes.annotator, votes.label, given.power, n, c)
-    spread = np.full((1, c), 1.0 / c) if given.prior is None else given.prior
-    counts += max(smoothing, 1e-12) * spread
-    shares = counts / counts.sum(1, keepdims=True)
+    even = np.full((1, votes.n_classes), 1.0 / votes.n_classes)
+    spread = even if given.prior is None else given.prior
+    arrays = (votes.start, votes.annotator, votes.label, given.power)
+    shares = kernels.shares(*arrays, max(smoothing, 1e-12), spread)
     return pinned(shares, given.known)
 
 
@@ -190,9 +189,9 @@ def fit(
     counts = _counts(votes, posterior)
     if learn:
         annotators = annotators.learned(counts)
-    here = Point(annotators.maximised(counts), _class_prior(votes, given, posterior))
+    here = Point(annotators.maximised(counts), _class_prior(given, posterior.sum(0)))
     tally = votes.tally
-    value, counts, change = _e_step(votes, given, *here, posterior, posterior, tally)
+    value, counts, classes, change = _e_step(votes, given, *here, posterior, posterior, tally)
     trace, path, stage, plain, converged = [Step(0, 0, value, change)], None, 0, True, False
     for iteration in range(1, max_iterations):
         converged = plain and change < tolerance
@@ -203,7 +202,7 @@ def fit(
             gain = annotators.log_penalty() - here.annotators.log_penalty()
             value, stage = value + float(given.power @ gain), stage + 1
             trace.append(Step(stage, iteration - 1, value, change))
-        image = Point(annotators.maximised(counts), _class_prior(votes, given, posterior))
+        image = Point(annotators.maximised(counts), _class_prior(given, classes))
         path = extended(path, here.coordinates(given), image.coordinates(given))
         leap = proposal(path) if accelerate and change >= tolerance else None
         plain = leap is None
@@ -216,7 +215,7 @@ def fit(
             there = image
             found = _e_step(votes, given, *there, posterior, other, tally)
         here, posterior, other = there, other, posterior
-        value, counts, change = found
+        value, counts, classes, change = found
         trace.append(Step(stage, iteration, value, change))
     return Solution(*here, posterior, counts, tuple(trace), converged)
 
@@ -226,13 +225,16 @@ def _counts(votes: Answers, posterior: Floats) -> Floats:
     return kernels.count(*arrays, votes.n_annotators)
 
 
-def _class_prior(votes: Answers, given: Evidence, posterior: Floats) -> Floats:
-    """M-step of ρ, [C]: learned, uniform, or the mean of the items' own (for the report only)."""
+def _class_prior(given: Evidence, classes: Floats) -> Floats:
+    """M-step of ρ from the expected items of each class, [C].
+
+    Learned, uniform, or the mean of the items' own (for the report only).
+    """
     if given.prior is not None:
         return given.prior.mean(0)
     if given.class_prior == "uniform":
-        return np.full(votes.n_classes, 1.0 / votes.n_classes)
-    share = posterior.sum(0) + CLASS_STRENGTH
+        return np.full(len(classes), 1.0 / len(classes))
+    share = classes + CLASS_STRENGTH
     return share / share.sum()
 
 
@@ -244,8 +246,8 @@ def _e_step(
     before: Floats,
     posterior: Floats,
     tally: Floats | None = None,
-) -> tuple[float, Floats, float]:
-    """Fill `posterior`; the objective, the expected votes [K, C, C] and the change since `before`.
+) -> tuple[float, Floats, Floats, float]:
+    """Fill `posterior`; F, the expected votes [K, C, C] and items [C], the change since `before`.
 
     `before` may be `posterior` itself; `tally`, the votes', is counted where it is not given.
     """
@@ -258,13 +260,14 @@ def _e_step(
     else:
         run = kernels.e_pass
 
-    def work(first: int, last: int) -> tuple[Floats, float, float]:
-        part = np.zeros(evidence.shape)
-        return part, *run(first, last, votes.start, votes.cell, evidence, *facts, part)
+    def work(first: int, last: int) -> tuple[Floats, Floats, float, float]:
+        sums = np.zeros(evidence.shape), np.zeros(votes.n_classes)
+        return *sums, *run(first, last, votes.start, votes.cell, evidence, *facts, *sums)
 
     threads = votes.threads if len(votes.cell) > SMALL else 1
-    parts, likelihoods, changes = zip(*over(votes.n_items, threads, work), strict=True)
-    value, counts = sum(likelihoods), sum(parts[1:], parts[0])
+    parts = zip(*over(votes.n_items, threads, work), strict=True)
+    *sums, changes = parts
+    counts, classes, value = (sum(of_ranges[1:], of_ranges[0]) for of_ranges in sums)
     if binary:
         tally = (votes.tally if tally is None else tally).ravel()
         value += float(tally @ base)
@@ -273,4 +276,4 @@ def _e_step(
     value += float(given.power @ annotators.log_penalty())
     if given.learns_classes:
         value += CLASS_STRENGTH * float(np.log(class_prior).sum())
-    return value, counts.reshape(log_pi.shape), max(changes)
+    return value, counts.reshape(log_pi.shape), classes, max(changes)

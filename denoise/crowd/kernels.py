@@ -13,7 +13,6 @@ from numba import njit
 
 from denoise.crowd.answers import Floats
 
-
 LARGE = 1e200
 """Factors are multiplied up to about this before one logarithm is taken of all."""
 
@@ -30,11 +29,13 @@ def e_pass(
     before: Floats,
     posterior: Floats,
     counts: Floats,
+    classes: Floats,
 ) -> tuple[float, float]:
-    """Posteriors of items `first` up to `last`, [J, C]; their expected votes are added to `counts`.
+    """Posteriors of items `first` up to `last`, [J, C], and what they add to `counts`, `classes`.
 
     `cell` is annotator·C + label, [n]; `evidence` c·log π and `counts` have a row a cell and a
-    column a truth, [KC, C]; `log_prior` [J or 1, C]. Returns Σ_j log of the sum over truths (of
+    column a truth, [KC, C]; `classes` gets the expected items of each class, [C]; `log_prior`
+    [J or 1, C]. Returns Σ_j log of the sum over truths (of
     the known one alone, where there is one) and the largest change since `before`, [J, C].
     """
     n_classes = log_prior.shape[1]
@@ -70,6 +71,7 @@ def e_pass(
         for t in range(n_classes):
             moved = max(moved, abs(q[t] - before[j, t]))
             posterior[j, t] = q[t]
+            classes[t] += q[t]
         for i in range(start[j], start[j + 1]):
             c = cell[i]
             for t in range(n_classes):
@@ -89,6 +91,7 @@ def e_pass_binary(
     before: Floats,
     posterior: Floats,
     counts: Floats,
+    classes: Floats,
 ) -> tuple[float, float]:
     """`e_pass` for two classes, several times as fast: one number a vote, one exponential an item.
 
@@ -120,6 +123,8 @@ def e_pass_binary(
             one, other = (larger, smaller) if odds > 0 else (smaller, larger)
         moved = max(moved, abs(one - before[j, 1]))
         posterior[j, 0], posterior[j, 1] = other, one
+        classes[0] += other
+        classes[1] += one
         for i in range(start[j], start[j + 1]):
             counts[cell[i]] += one
     return total + math.log(product), moved
@@ -127,13 +132,24 @@ def e_pass_binary(
 
 @njit(cache=True, nogil=True)
 def shares(
-    start: Floats, annotator: Floats, label: Floats, power: Floats, n_items: int, n_classes: int
+    start: Floats, annotator: Floats, label: Floats, power: Floats, smoothing: float, spread: Floats
 ) -> Floats:
-    """Sum of the powers of those who gave each item each label, [J, C]."""
-    out = np.zeros((n_items, n_classes))
+    """Powers of those who gave each item each label, with `smoothing` spread by `spread`, [J, C].
+
+    Every row is divided by its sum; `spread` is [J or 1, C].
+    """
+    n_items, n_classes = start.shape[0] - 1, spread.shape[1]
+    out = np.empty((n_items, n_classes))
     for j in range(n_items):
+        row, total = 0 if spread.shape[0] == 1 else j, 0.0
+        for t in range(n_classes):
+            out[j, t] = smoothing * spread[row, t]
         for i in range(start[j], start[j + 1]):
             out[j, label[i]] += power[annotator[i]]
+        for t in range(n_classes):
+            total += out[j, t]
+        for t in range(n_classes):
+            out[j, t] /= total
     return out
 
 
@@ -146,8 +162,9 @@ def count(
     counts = np.zeros((n_annotators, n_classes, n_classes))
     for j in range(start.shape[0] - 1):
         for i in range(start[j], start[j + 1]):
+            k, c = np.uint32(annotator[i]), np.uint32(label[i])
             for t in range(n_classes):
-                counts[annotator[i], label[i], t] += posterior[j, t]
+                counts[k, c, t] += posterior[j, t]
     return counts
 
 

@@ -20,7 +20,7 @@ LEAST, MOST = 1e-3, 1e4
 TINY = 1e-300
 """Curvatures count as at least this."""
 
-CLOSE = 1e-6
+CLOSE = 1e-4
 """Newton steps in log α shorter than this are the last one: the next would be about its square."""
 
 LONG = 2.0

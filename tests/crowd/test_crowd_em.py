@@ -36,7 +36,7 @@ def test_the_gradient_in_log_odds_is_expected_minus_predicted_votes(case):
     if not isinstance(model, DawidSkene):
         return
     scratch = np.zeros((votes.n_items, votes.n_classes))
-    _, counts, _ = em._e_step(votes, given, model, rho, scratch, scratch)
+    _, counts, _, _ = em._e_step(votes, given, model, rho, scratch, scratch)
     whole = counts + model.alpha
     slope = given.power[:, None, None] * (whole - whole.sum(1, keepdims=True) * model.pi)
     k, t, step = 0, votes.n_classes - 1, 1e-5
