@@ -1,10 +1,9 @@
-"""How fast is EM, against one sum over the votes and against crowd-kit?
+"""How fast is EM, against one sum over the votes?
 
     python pipelines/bench_em.py --votes 100000000
 
 Independent votes (1,000 annotators, sorted), solved to convergence; pooled votes, four a pair, from
-calibration to intervals; Dawid–Skene on 1,000,000 binary labels beside crowd-kit's where that is
-installed (`pip install crowd-kit==1.4.2`). Prints a Markdown table.
+calibration to intervals. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from typing import Any
 import numpy as np
 import typer
 
-from denoise.crowd import em as crowd
-from denoise.crowd.answers import answers
-from denoise.crowd.dawid_skene import dawid_skene
 from denoise.noise import log_odds, sigmoid
 from denoise.pooled import calibrate, solve
 from denoise.pooled.ballots import Ballots
@@ -120,37 +116,6 @@ def bench_pooled(n: int, eta: np.ndarray, threads: int) -> None:
     row("pooled: all", first + second + third, None, "")
 
 
-def bench_dawid_skene() -> None:
-    n_items, n_annotators, n = 100_000, 1000, 1_000_000
-    generator = np.random.default_rng(2)
-    truth = generator.integers(0, 2, n_items)
-    item = np.repeat(np.arange(n_items), n // n_items)
-    annotator = (generator.integers(0, n_annotators, n_items)[:, None] + np.arange(10)).ravel()
-    annotator %= n_annotators
-    skill = generator.uniform(0.55, 0.95, n_annotators)
-    right = generator.random(n) < skill[annotator]
-    label = np.where(right, truth[item], 1 - truth[item])
-    small = answers(item[:100], annotator[:100], label[:100], 10, n_annotators, 2)
-    crowd.fit(small, crowd.evidence(small), dawid_skene(small))  # compile
-    build, votes = timed(lambda: answers(item, annotator, label, n_items, n_annotators, 2))
-    seconds, found = timed(lambda: crowd.fit(votes, crowd.evidence(votes), dawid_skene(votes)))
-    correct = (found.posterior.argmax(1) == truth).mean()
-    row("Dawid–Skene, 1,000,000 labels: sorting", build, None, "")
-    note = f"accuracy {correct:.4f}, {found.trace[-1].iteration + 1} iterations"
-    row("Dawid–Skene, with its learned prior", seconds, None, note)
-    try:
-        from crowdkit.aggregation import DawidSkene
-    except ImportError:
-        row("crowd-kit DawidSkene", None, None, "crowd-kit is not installed")
-        return
-    import pandas as pd
-
-    frame = pd.DataFrame({"task": item, "worker": annotator, "label": label})
-    peer, guessed = timed(lambda: DawidSkene(n_iter=100).fit_predict(frame))
-    correct = (guessed.sort_index().to_numpy() == truth).mean()
-    row("crowd-kit DawidSkene", peer, peer / (build + seconds), f"accuracy {correct:.4f}")
-
-
 def row(what: str, seconds: float | None, ratio: float | None, note: str) -> None:
     shown = "–" if seconds is None else f"{seconds:.3f}"
     print(f"| {what} | {shown} | {'' if ratio is None else f'{ratio:.1f}×'} | {note} |", flush=True)
@@ -162,7 +127,6 @@ def main(votes: int = 100_000_000, threads: int = 2) -> None:
     print("| what | seconds | ratio | |\n|---|--:|--:|---|")
     bench_independent(votes, eta, threads)
     bench_pooled(votes, eta, threads)
-    bench_dawid_skene()
 
 
 if __name__ == "__main__":
