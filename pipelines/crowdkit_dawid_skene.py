@@ -1,6 +1,6 @@
 """Run crowd-kit's `DawidSkene` and time it: for `bench_dawid_skene.py`, in crowd-kit's own Python.
 
-    python pipelines/crowdkit_dawid_skene.py votes.npz found.npz
+python pipelines/crowdkit_dawid_skene.py votes.npz found.npz
 """
 
 from __future__ import annotations

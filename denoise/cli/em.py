@@ -110,7 +110,8 @@ def em(
     data = shared.load(source, map_, aspect, split, texts)
     if not data.is_preference:
         given = {"--scores": scores, "--margin": margin, "--prob": prob, "--init": init}
-        _labels(data, source, model, truth, [name for name in given if given[name]], show, out)
+        idle = [name for name in given if given[name]]
+        _labels(data, source, model, truth, threads, idle, show, out)
         return
     frame, provenance = stage.join_scores(scores) if scores else (None, None)
     files = {"scores": scores or source, "votes": source, "pairs": source}
@@ -143,6 +144,7 @@ def _labels(
     source: str,
     model: str,
     truth: Path | None,
+    threads: int | None,
     meaningless: list[str],
     show: int,
     out: Path,
@@ -156,7 +158,7 @@ def _labels(
     raise_any(Fault(f"{name} means nothing to labels", fix="leave it out") for name in meaningless)
     with naming_files(labels=source, truth=truth or "truth"):
         known = read_file(truth).frame if truth else None
-        result = em_labels(data, model=model, truth=known)
+        result = em_labels(data, model=model, truth=known, threads=threads)
     write_labels(result, out)
     for note in result.notes:
         say(note)

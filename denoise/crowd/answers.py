@@ -75,8 +75,9 @@ def answers(
     *,
     threads: int = 1,
 ) -> Answers:
-    """Sort votes given in any order ([n] codes each); none may repeat an (item, annotator).
+    """Sort votes given in any order ([n] codes each).
 
+    The models take each (item, annotator) to occur once: see `once`.
     `threads`: how many pass over the votes; sums differ by rounding between numbers of them.
     """
     codes = (np.ascontiguousarray(each) for each in (item, annotator, label))
@@ -95,6 +96,33 @@ def subset(whole: Answers, kept: NDArray[np.bool_]) -> Answers:
         cell=whole.cell[votes],
         n_items=int(kept.sum()),
     )
+
+
+def once(repeated: Answers) -> Answers:
+    """Equal votes of an annotator on an item but for one, and none of those that differ."""
+    kept = _single(repeated.start, repeated.annotator, repeated.label)
+    counts = np.concatenate(([0], np.cumsum(kept)))
+    return repeated._replace(
+        start=counts[repeated.start],
+        annotator=repeated.annotator[kept],
+        label=repeated.label[kept],
+        cell=repeated.cell[kept],
+    )
+
+
+@njit(cache=True, nogil=True)
+def _single(start: Codes, annotator: Codes, label: Codes) -> NDArray[np.bool_]:
+    """Whether a vote is the first of its annotator's on the item, and all of them agree, [n]."""
+    kept = np.zeros(annotator.shape[0], np.bool_)
+    for j in range(start.shape[0] - 1):
+        first = start[j]
+        while first < start[j + 1]:
+            last = first + 1
+            while last < start[j + 1] and annotator[last] == annotator[first]:
+                last += 1
+            kept[first] = label[last - 1] == label[first]  # sorted, so all are equal
+            first = last
+    return kept
 
 
 @njit(cache=True, nogil=True)

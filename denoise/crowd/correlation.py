@@ -42,13 +42,16 @@ def dependence(votes: Answers, posterior: Floats, confusion: Floats) -> Dependen
     place = (votes.annotator, votes.item)
     together = same = mine = sparse.csr_array((votes.n_annotators, votes.n_annotators))
     voted = sparse.csr_array((np.ones(len(votes.label)), place), shape=shape)
-    for label in range(votes.n_classes):
+    # Of two classes each has the other's residuals, with the sign turned.
+    labels = range(votes.n_classes) if votes.n_classes > 2 else range(1)
+    for label in labels:
         expected = (posterior[votes.item] * confusion[votes.annotator, :, label]).sum(1)
         residual = sparse.csr_array(((votes.label == label) - expected, place), shape=shape)
         square = residual.multiply(residual).tocsr()
         together = together + residual @ residual.T
         same = same + votes.n_classes * (square @ square.T)
         mine = mine + square @ voted.T
+    together, same, mine = (votes.n_classes / len(labels) * each for each in (together, same, mine))
     shared = sparse.triu(voted @ voted.T, k=1).tocoo()
     enough = shared.data >= SHARED
     k, m = shared.coords[0][enough], shared.coords[1][enough]

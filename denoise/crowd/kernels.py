@@ -169,6 +169,28 @@ def count(
 
 
 @njit(cache=True, nogil=True)
+def agreement(
+    start: Floats, annotator: Floats, label: Floats, n_annotators: int, n_classes: int
+) -> tuple[Floats, Floats]:
+    """Votes for the label that most of the item's others gave, and votes where one leads, [K]."""
+    agreed, decided = np.zeros(n_annotators), np.zeros(n_annotators)
+    tally = np.empty(n_classes, np.int64)
+    for j in range(start.shape[0] - 1):
+        tally[:] = 0
+        for i in range(start[j], start[j + 1]):
+            tally[label[i]] += 1
+        for i in range(start[j], start[j + 1]):
+            most = 0
+            for t in range(n_classes):
+                if t != label[i]:
+                    most = max(most, tally[t])
+            lead = tally[label[i]] - 1 - most
+            agreed[annotator[i]] += lead > 0
+            decided[annotator[i]] += lead != 0
+    return agreed, decided
+
+
+@njit(cache=True, nogil=True)
 def left_out(
     start: Floats,
     annotator: Floats,

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from denoise import schema, tables
-from denoise.crowd import correlation, selection
+from denoise.crowd import correlation, kernels, selection
 from denoise.crowd import em as crowd
-from denoise.crowd.answers import Answers, answers
+from denoise.crowd.answers import Answers, answers, once
 from denoise.crowd.dawid_skene import dawid_skene
 from denoise.crowd.guesser import guesser
 from denoise.crowd.majority import majority
@@ -22,6 +22,7 @@ from denoise.crowd.result import CrowdFit, solved
 from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
 from denoise.stages.annotators import FEW_VOTES, annotators_table
+from denoise.stages.settings import EMSettings
 from denoise.stages.truth import known_answers, truth_hash
 from denoise.tables import Provenance
 
@@ -47,7 +48,11 @@ class LabelsResult:
 
 
 def em_labels(
-    data: Dataset, *, model: str = "auto", truth: pl.DataFrame | None = None
+    data: Dataset,
+    *,
+    model: str = "auto",
+    truth: pl.DataFrame | None = None,
+    threads: int | None = None,
 ) -> LabelsResult:
     """Posterior of each item's class and confusion of each annotator (`denoise.crowd`).
 
@@ -57,31 +62,34 @@ def em_labels(
     Args:
         model: "auto" (by held-out votes), "majority", "one-coin", "guesser" or "dawid-skene".
         truth: known answers, `item_id` and `label`; they are fixed posteriors.
+        threads: to use; as many as the process may, where not given.
 
     Raises:
-        InputError: the model is unknown, or a table departs from its contract.
+        InputError: the model is unknown, `threads` is less than 1, or a table departs from its contract.
     """
     if model not in CHOICES:
         refuse("unknown model", found=model, fix=f"it is one of {', '.join(CHOICES)}")
+    n_threads = EMSettings(threads=threads).n_threads
     if data.labels is None:
         refuse("these are pairs with votes, where labels of items are needed", file="labels")
     raise_any(schema.faults(data.labels, schema.LABELS, "labels"))
     names = ["item_id", "annotator_id", "label"]
     rows = data.labels.with_columns(pl.col(names).cast(pl.String))
-    counted = rows.select(names).unique()
-    counted = counted.filter(pl.len().over("item_id", "annotator_id") == 1)
     items, annotators, classes = (rows[name].unique().sort() for name in names)
     if truth is not None:
         truth = known_answers(truth, schema.TRUTH_LABELS, items)
         classes = pl.concat([classes, truth["label"]]).unique().sort()
-    votes = answers(
-        _codes(counted["item_id"], items),
-        _codes(counted["annotator_id"], annotators),
-        _codes(counted["label"], classes),
+    whole = answers(
+        _codes(rows["item_id"], items),
+        _codes(rows["annotator_id"], annotators),
+        _codes(rows["label"], classes),
         len(items),
         len(annotators),
         len(classes),
+        threads=n_threads,
     )
+    votes = once(whole)
+    n_not_counted = len(whole.label) - len(votes.label)
     given = crowd.evidence(
         votes, known=_known(truth, items, classes), prior=_priors(rows, items, classes)
     )
@@ -102,7 +110,7 @@ def em_labels(
         "reason": reason,
         "converged": fit.converged,
         "n_labels": len(rows),
-        "n_not_counted": len(rows) - len(counted),
+        "n_not_counted": n_not_counted,
         "n_items": len(items),
         "n_annotators": len(annotators),
         "classes": classes.to_list(),
@@ -116,9 +124,9 @@ def em_labels(
     }
     notes = [reason] if reason else []
     notes += [fit.warning] if fit.warning else []
-    if len(counted) < len(rows):
+    if n_not_counted:
         notes.append(
-            f"{len(rows) - len(counted):,} labels repeat another of the same annotator on the same "
+            f"{n_not_counted:,} labels repeat another of the same annotator on the same "
             "item; equal ones count once, and differing ones not at all"
         )
     if common:
@@ -137,7 +145,7 @@ def em_labels(
     notes.append(f"{differ:,} of {len(items):,} items get another label than by majority vote")
     return LabelsResult(
         items=_items(items, classes, fit),
-        annotators=_annotators(rows, annotators, fit),
+        annotators=_annotators(rows, annotators, whole, fit),
         confusions=_confusions(annotators, classes, fit),
         trace=pl.DataFrame(
             [tuple(step) for step in fit.trace],
@@ -227,7 +235,9 @@ def _items(items: pl.Series, classes: pl.Series, fit: CrowdFit) -> pl.DataFrame:
     )
 
 
-def _annotators(rows: pl.DataFrame, names: pl.Series, fit: CrowdFit) -> pl.DataFrame:
+def _annotators(
+    rows: pl.DataFrame, names: pl.Series, whole: Answers, fit: CrowdFit
+) -> pl.DataFrame:
     """The table `annotators`, with Raykar's spammer score (0: the labels say nothing)."""
     told = fit.n > 0
     flags = {
@@ -236,28 +246,17 @@ def _annotators(rows: pl.DataFrame, names: pl.Series, fit: CrowdFit) -> pl.DataF
         "below chance": fit.reliability < 1.0 / fit.confusion.shape[1],
     }
     bounds = (np.where(told, values, np.nan) for values in (fit.reliability, fit.low, fit.high))
-    shown = annotators_table(rows, names, *bounds, flags, _agreement(rows))
+    shown = annotators_table(rows, names, *bounds, flags, _agreement(names, whole))
     return shown.with_columns(spammer_score=pl.Series(fit.spammer))
 
 
-def _agreement(rows: pl.DataFrame) -> pl.DataFrame:
+def _agreement(names: pl.Series, whole: Answers) -> pl.DataFrame:
     """Share of an annotator's labels that most others give to the item too, where one leads."""
-    counts = rows.group_by("item_id", "label").agg(pl.len().cast(pl.Int64).alias("same"))
-    ranked = counts.sort("same", descending=True).group_by("item_id", maintain_order=True)
-    most = ranked.agg(
-        top=pl.col("label").first(),
-        first=pl.col("same").first(),
-        second=pl.col("same").get(1, null_on_oob=True).fill_null(0),
-    )
-    own = rows.join(counts, on=["item_id", "label"]).join(most, on="item_id")
-    best_other = pl.when(pl.col("label") == pl.col("top")).then("second").otherwise("first")
-    lead = pl.col("same") - 1 - best_other
-    return (
-        own.select("annotator_id", agreement=lead > 0, lead=lead)
-        .filter(pl.col("lead") != 0)
-        .group_by("annotator_id")
-        .agg(pl.col("agreement").mean())
-    )
+    arrays = (whole.start, whole.annotator, whole.label)
+    agreed, decided = kernels.agreement(*arrays, whole.n_annotators, whole.n_classes)
+    told = decided > 0
+    share = agreed[told] / decided[told]
+    return pl.DataFrame({"annotator_id": names.filter(pl.Series(told)), "agreement": share})
 
 
 def _confusions(annotators: pl.Series, classes: pl.Series, fit: CrowdFit) -> pl.DataFrame:
