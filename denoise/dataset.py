@@ -122,7 +122,8 @@ def read_dataset(directory: Path) -> Dataset:
 
 
 def _orphans(pairs: pl.DataFrame, votes: pl.DataFrame, file: Path) -> list[Fault]:
-    rows = (~votes["pair_id"].is_in(pairs["pair_id"].implode())).arg_true()
+    known = pairs["pair_id"].cast(pl.String).implode()
+    rows = (~votes["pair_id"].cast(pl.String).is_in(known)).arg_true()
     if not len(rows):
         return []
     return [

@@ -38,3 +38,30 @@ def scoring_progress(label: str, pairs: int, tokens: int, shown: bool) -> Iterat
             progress.update(task, completed=done[1], rate=rate)
 
         yield update
+
+
+@contextmanager
+def row_progress(label: str, rows: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar over rows; the function it gives takes the rows just done."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda _rows: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=rows, rate="")
+
+        def update(done: int) -> None:
+            progress.advance(task, done)
+            rate = progress.tasks[task].completed / max(progress.tasks[task].elapsed or 0.0, 1e-9)
+            progress.update(task, rate=f"{rate:,.0f} rows/s")
+
+        yield update

@@ -23,7 +23,7 @@ VOTES = ("a", "b", "tie")
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `kind` is text, content (text or chat messages), int, float, list or any."""
+    """A column: `kind` is text, id (text or int), content (text or chat), int, float, list, any."""
 
     name: str
     kind: str
@@ -43,7 +43,7 @@ class Contract:
 PAIRS = Contract(
     "pairs",
     (
-        Column("pair_id", "text"),
+        Column("pair_id", "id"),
         Column("prompt", "content"),
         Column("response_a", "content"),
         Column("response_b", "content"),
@@ -54,8 +54,8 @@ VOTE_ROWS = Contract(
     "votes",
     (
         Column("vote_id", "int"),
-        Column("pair_id", "text"),
-        Column("annotator_id", "text"),
+        Column("pair_id", "id"),
+        Column("annotator_id", "id"),
         Column("vote", "text"),
         Column("strength", "text", required=False, null=True),
         Column("shown_first", "text", required=False, null=True),
@@ -67,8 +67,8 @@ VOTE_ROWS = Contract(
 LABELS = Contract(
     "labels",
     (
-        Column("item_id", "text"),
-        Column("annotator_id", "text"),
+        Column("item_id", "id"),
+        Column("annotator_id", "id"),
         Column("label", "text"),
         Column("timestamp", "any", required=False, null=True),
         Column("seconds", "float", required=False, null=True),
@@ -78,7 +78,7 @@ LABELS = Contract(
 SCORES = Contract(
     "scores",
     (
-        Column("pair_id", "text"),
+        Column("pair_id", "id"),
         Column("policy_a_logps", "float"),
         Column("policy_b_logps", "float"),
         Column("ref_a_logps", "float", null=True),
@@ -88,19 +88,17 @@ SCORES = Contract(
     ),
     key=("pair_id",),
 )
-TRUTH_VOTES = Contract(
-    "truth", (Column("pair_id", "text"), Column("vote", "text")), key=("pair_id",)
-)
+TRUTH_VOTES = Contract("truth", (Column("pair_id", "id"), Column("vote", "text")), key=("pair_id",))
 TRUTH_LABELS = Contract(
-    "truth", (Column("item_id", "text"), Column("label", "text")), key=("item_id",)
+    "truth", (Column("item_id", "id"), Column("label", "text")), key=("item_id",)
 )
 CONFIDENCES = Contract(
     "confidences",
     (
         # A user's own weights need no more than vote_id and confidence.
         Column("vote_id", "int"),
-        Column("pair_id", "text", required=False),
-        Column("annotator_id", "text", required=False),
+        Column("pair_id", "id", required=False),
+        Column("annotator_id", "id", required=False),
         Column("vote", "text", required=False),
         Column("margin", "float", required=False, null=True),
         Column("prob", "float", required=False, null=True),
@@ -112,7 +110,7 @@ CONFIDENCES = Contract(
 ANNOTATORS = Contract(
     "annotators",
     (
-        Column("annotator_id", "text"),
+        Column("annotator_id", "id"),
         Column("reliability", "float", null=True),
         Column("reliability_low", "float", null=True),
         Column("reliability_high", "float", null=True),
@@ -146,9 +144,12 @@ def is_chat(dtype: pl.DataType) -> bool:
 
 
 def _fits(dtype: pl.DataType, kind: str) -> bool:
+    text = dtype in (pl.String, pl.Categorical) or isinstance(dtype, pl.Enum)
     match kind:
         case "text":
-            return dtype in (pl.String, pl.Categorical) or isinstance(dtype, pl.Enum)
+            return text
+        case "id":
+            return text or dtype.is_integer()
         case "content":
             return dtype == pl.String or is_chat(dtype)
         case "int":
@@ -205,6 +206,7 @@ def faults(
 
 _KINDS = {
     "text": "text",
+    "id": "text or whole numbers",
     "content": "text, or a list of messages with role and content",
     "int": "whole numbers",
     "float": "numbers",

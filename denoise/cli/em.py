@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -70,6 +70,10 @@ def em(
     tolerance: Annotated[float, typer.Option(help="Stop when no reliability moves more.")] = 1e-6,
     max_iterations: Annotated[int, typer.Option(help="Stop there at the latest.")] = 2000,
     threads: Annotated[int | None, typer.Option(help="Threads to use; all cores.")] = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(help="Read and write by row group; unasked from 20 million votes on."),
+    ] = None,
     show: Annotated[int, typer.Option(help="How many annotators and labels to print.")] = 10,
     out: Annotated[Path, typer.Option(help="The directory to write.")] = Path("em"),
     map_: shared.Map = (),
@@ -106,7 +110,14 @@ def em(
         "max_iterations": max_iterations,
         "threads": threads,
     }
-    stage.EMSettings(**options)  # before anything is read
+    settings = stage.EMSettings(**options)  # before anything is read
+    may_stream = stream or (stream is None and mode == "auto")  # numba is not for paper mode
+    if may_stream and not shared.import_words(map_, aspect, split, texts):
+        from denoise.stages import stream as by_row_group
+
+        if stream or by_row_group.suits(source, settings, init):
+            _stream(source, out, scores, truth, init, show, options)
+            return
     data = shared.load(source, map_, aspect, split, texts)
     if not data.is_preference:
         given = {"--scores": scores, "--margin": margin, "--prob": prob, "--init": init}
@@ -166,6 +177,37 @@ def _labels(
     wrong = result.summary["expected_wrong_items"]
     say(f"about {round(wrong):,} of {len(result.items):,} items get a wrong label")
     say(f"wrote {out}: items, annotators, confusions, trace, summary.json")
+
+
+def _stream(
+    source: str,
+    out: Path,
+    scores: Path | None,
+    truth: Path | None,
+    init: Path | None,
+    show: int,
+    options: dict[str, Any],
+) -> None:
+    """The command over tables that are read and written by row group."""
+    import sys
+
+    from denoise.cli.console import next_step, say
+    from denoise.errors import naming_files, refuse
+    from denoise.importers.files import read_file
+    from denoise.stages.stream import em_stream
+
+    if init is not None:
+        refuse("an earlier run cannot be joined by row group", file=init, fix="leave out --stream")
+    on_step = (lambda name: print(f"{name} …", file=sys.stderr)) if sys.stderr.isatty() else None
+    with naming_files(votes=source, pairs=source, truth=truth or "truth"):
+        known = read_file(truth).frame if truth else None
+        result = em_stream(source, out, scores, truth=known, on_step=on_step, **options)
+    for note in result.notes:
+        say(note)
+    print_annotators(result, show)
+    print_wrong(result)
+    say(f"wrote {out}: confidences, annotators, trace, summary.json")
+    next_step("denoise", "export", source, out, "--format", "hf", "--out", "weighted")
 
 
 def _prior(text: str) -> str | tuple[float, float]:

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from denoise.pooled import kernels
+
 Floats = NDArray[np.float64]
 Margins = NDArray[np.floating]
 Codes = NDArray[np.integer]
@@ -47,7 +49,7 @@ class Ballots(NamedTuple):
     @property
     def single(self) -> bool:
         """Whether no pair has more than one vote."""
-        return len(self.start) < 2 or int(np.diff(self.start).max()) <= 1
+        return kernels.longest(self.start) <= 1
 
     def by_annotator(self, of_cells: Floats) -> Floats:
         """Sums over the cells of each annotator: [C] or [C, …] to [K] or [K, …]."""

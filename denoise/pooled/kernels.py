@@ -18,6 +18,15 @@ MANY = 1 << 14
 
 
 @njit(nogil=True, cache=True)
+def longest(start):
+    """The most votes that a pair has; `start` as in `Ballots`, [J + 1]."""
+    most = 0
+    for j in range(len(start) - 1):
+        most = max(most, start[j + 1] - start[j])
+    return most
+
+
+@njit(nogil=True, cache=True)
 def _log_odds(j, start, code, margin, tau, lam):
     s = tau * margin[j]
     for i in range(start[j], start[j + 1]):

@@ -16,39 +16,41 @@ FEW_VOTES = 5
 
 
 def annotators_table(
-    rows: pl.DataFrame,
     names: pl.Series,
+    n_votes: NDArray[np.integer],
     reliability: Floats,
     low: Floats,
     high: Floats,
     flags: Mapping[str, NDArray[np.bool_]],
-    agreement: pl.DataFrame,
+    agreement: Floats,
 ) -> pl.DataFrame:
     """One row an annotator, by name.
 
     Args:
-        rows: all votes or labels, of which `annotator_id` is counted.
         names: the K annotators.
-        reliability, low, high: [K] each, NaN where the data do not tell.
+        n_votes: all votes or labels of each, [K].
+        reliability, low, high, agreement: [K] each, NaN where the data do not tell.
         flags: whom each flag is for, [K] each.
-        agreement: `annotator_id` and `agreement`, of those who have one.
     """
     raised = [
         [flag for flag, holds in zip(flags, row, strict=True) if holds]
         for row in zip(*flags.values(), strict=True)
     ]
-    shown = pl.DataFrame(
+    return pl.DataFrame(
         {
             "annotator_id": names,
             "reliability": pl.Series(reliability, nan_to_null=True),
             "reliability_low": pl.Series(low, nan_to_null=True),
             "reliability_high": pl.Series(high, nan_to_null=True),
+            "n_votes": pl.Series(n_votes, dtype=pl.Int64),
+            "agreement": pl.Series(agreement, nan_to_null=True),
             "flags": pl.Series(raised, dtype=pl.List(pl.String)),
         }
-    )
-    counts = rows.group_by("annotator_id").agg(n_votes=pl.len().cast(pl.Int64))
-    return (
-        shown.join(counts, on="annotator_id", how="left", maintain_order="left")
-        .join(agreement, on="annotator_id", how="left", maintain_order="left")
-        .select(column.name for column in schema.ANNOTATORS.columns)
-    )
+    ).select(column.name for column in schema.ANNOTATORS.columns)
+
+
+def by_name(names: pl.Series, found: pl.DataFrame) -> pl.Series:
+    """The second column of `found` for each of the names, in their order; its first has names."""
+    key, value = found.columns
+    frame = names.alias(key).to_frame()
+    return frame.join(found, on=key, how="left", maintain_order="left")[value]

@@ -19,7 +19,7 @@ from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
 from denoise.scores import Scores
 from denoise.stages import paper
-from denoise.stages.annotators import FEW_VOTES, annotators_table
+from denoise.stages.annotators import FEW_VOTES, annotators_table, by_name
 from denoise.stages.earlier import join_earlier
 from denoise.stages.evidence import (
     Evidence,
@@ -29,9 +29,9 @@ from denoise.stages.evidence import (
     join_scores,
     no_evidence,
 )
-from denoise.stages.inference import Inference, TraceRow
+from denoise.stages.inference import Inference, trace_table
 from denoise.stages.settings import EMSettings
-from denoise.stages.summary import cautions, summarise
+from denoise.stages.summary import cautions, counts_of, summarise
 from denoise.stages.truth import known_answers, truth_hash
 from denoise.tables import Provenance
 
@@ -92,6 +92,7 @@ def em(
     pairs, votes = data.preferences()
     raise_any(schema.faults(pairs, schema.PAIRS, "pairs"))
     raise_any(schema.faults(votes, schema.VOTE_ROWS, "votes"))
+    id_type = votes["pair_id"].dtype
     votes = votes.with_columns(pl.col("pair_id", "annotator_id", "vote").cast(pl.String))
     evidence = _evidence(data, pairs, votes, scores, scores_provenance, settings)
     if settings.mode == "paper" and (truth is not None or init is not None):
@@ -119,29 +120,54 @@ def em(
 
         start = None if init is None else names.replace_strict(start_of, default=None)
         start = None if start is None else start.cast(pl.Float64).fill_null(np.nan).to_numpy()
-        found = pooled.infer(table, names, settings, known=known, start=start)
+        whole = id_type.is_integer()
+        found = pooled.infer(table, names, settings, known=known, start=start, whole=whole)
 
     shown = table.with_columns(
         prob=pl.Series(found.prob, nan_to_null=True),
         confidence=pl.Series(found.confidence, nan_to_null=True),
         pair_posterior=pl.Series(found.posterior, nan_to_null=True),
     )
-    annotators = _annotators(shown, names, found)
-    confidences = shown.filter(~pl.col("earlier")).select(
-        column.name for column in schema.CONFIDENCES.columns
-    )
+    shown = shown.filter(~pl.col("earlier")).with_columns(pl.col("pair_id").cast(id_type))
+    confidences = shown.select(column.name for column in schema.CONFIDENCES.columns)
     provenance = Provenance("em", inputs, {**evidence.settings, **settings.of_the_fit()})
-    summary = summarise(shown, annotators, found)
-    notes = (*evidence.notes, *found.notes, *cautions(evidence, annotators, summary, settings))
-    return EMResult(
-        confidences=confidences,
-        annotators=annotators,
-        trace=_trace(found.trace),
-        summary=summary
-        | {"settings": provenance.settings, "run_id": provenance.run_id, "notes": list(notes)},
-        provenance=provenance,
-        notes=notes,
+    n_votes = np.bincount(table["annotator"], minlength=len(names))
+    agreement = by_name(names, _agreement(table)).fill_null(np.nan).to_numpy()
+    annotators = table_of_annotators(names, n_votes, found, agreement)
+    return conclude(
+        confidences, annotators, found, counts_of(table), evidence, provenance, settings
     )
+
+
+def table_of_annotators(
+    names: pl.Series, n_votes: np.ndarray, found: Inference, agreement: np.ndarray
+) -> pl.DataFrame:
+    """The table `annotators` with its flags; arguments as in `annotators.annotators_table`."""
+    flags = {
+        "few votes": found.used < FEW_VOTES,
+        "not identified": ~found.identified,
+        "below chance": found.reliability < 0.5,
+        "saturated": found.saturated,
+    }
+    bounds = (found.reliability, found.low, found.high)
+    return annotators_table(names, n_votes, *bounds, flags, agreement)
+
+
+def conclude(
+    confidences: pl.DataFrame,
+    annotators: pl.DataFrame,
+    found: Inference,
+    counts: Mapping[str, int],
+    evidence: Evidence,
+    provenance: Provenance,
+    settings: EMSettings,
+) -> EMResult:
+    """The result with its summary and notes; `counts` as `summary.counts_of` gives them."""
+    summary = summarise(counts, annotators, found)
+    notes = (*evidence.notes, *found.notes, *cautions(evidence, annotators, summary, settings))
+    told = {"settings": provenance.settings, "run_id": provenance.run_id, "notes": list(notes)}
+    trace = trace_table(found.trace)
+    return EMResult(confidences, annotators, trace, summary | told, provenance, notes)
 
 
 def _evidence(
@@ -188,9 +214,14 @@ def write_em(result: EMResult, out: Path) -> None:
     """Write the tables and `summary.json` into a directory of their own, all of them or none."""
     with tables.staged_directory(out, result.provenance) as staging:
         tables.write_table(result.confidences, staging / CONFIDENCES_FILE, result.provenance)
-        tables.write_table(result.annotators, staging / ANNOTATORS_FILE, result.provenance)
-        tables.write_table(result.trace, staging / TRACE_FILE, result.provenance)
-        tables.write_json(result.summary, staging / SUMMARY_FILE)
+        write_but_rows(result, staging)
+
+
+def write_but_rows(result: EMResult, staging: Path) -> None:
+    """Write all but the confidences into a directory that is being made."""
+    tables.write_table(result.annotators, staging / ANNOTATORS_FILE, result.provenance)
+    tables.write_table(result.trace, staging / TRACE_FILE, result.provenance)
+    tables.write_json(result.summary, staging / SUMMARY_FILE)
 
 
 def read_em(directory: Path) -> EMResult:
@@ -257,17 +288,6 @@ def _codes(table: pl.DataFrame, names: pl.Series) -> pl.Series:
     return table["annotator_id"].cast(pl.Enum(names)).to_physical().cast(pl.Int32)
 
 
-def _annotators(table: pl.DataFrame, names: pl.Series, found: Inference) -> pl.DataFrame:
-    flags = {
-        "few votes": found.used < FEW_VOTES,
-        "not identified": ~found.identified,
-        "below chance": found.reliability < 0.5,
-        "saturated": found.saturated,
-    }
-    bounds = (found.reliability, found.low, found.high)
-    return annotators_table(table, names, *bounds, flags, _agreement(table))
-
-
 def _agreement(table: pl.DataFrame) -> pl.DataFrame:
     """Share of an annotator's votes on the side of most other votes on the pair, if one leads."""
     for_a = pl.col("vote") == "a"
@@ -279,19 +299,4 @@ def _agreement(table: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("lead") != 0)
         .group_by("annotator_id")
         .agg(pl.col("agreement").mean())
-    )
-
-
-def _trace(rows: tuple[TraceRow, ...]) -> pl.DataFrame:
-    return pl.DataFrame(
-        list(rows),
-        schema={
-            "stage": pl.String,
-            "iteration": pl.Int64,
-            "objective": pl.Float64,
-            "max_change": pl.Float64,
-            "temperature": pl.Float64,
-            "mean_reliability": pl.Float64,
-        },
-        orient="row",
     )

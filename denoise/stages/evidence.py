@@ -61,9 +61,9 @@ def from_scores(
             id), lack the reference the loss needs, or a setting is out of range.
     """
     raise_any(schema.faults(scores, schema.SCORES, "scores"))
-    settings = _loss_settings(loss, beta, gamma, per_token)
+    settings = loss_settings(loss, beta, gamma, per_token)
     _check_pairs(pairs, scores, provenance)
-    _check_reference(scores, loss)
+    check_reference(scores, loss)
     columns = ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps")
     logps = losses.PairLogps(
         *(scores[name].cast(pl.Float64).to_numpy() for name in (*columns, "a_tokens", "b_tokens"))
@@ -77,10 +77,11 @@ def from_scores(
     )
     margin = _by_pair(votes, scores["pair_id"], pl.Series(delta))
     inputs = {"scores": provenance.run_id if provenance else _values_hash(votes, margin)}
-    return Evidence(margin, settings, inputs, _tokenisation_note(loss, provenance))
+    return Evidence(margin, settings, inputs, tokenisation_note(loss, provenance))
 
 
-def _check_reference(scores: pl.DataFrame, loss: str) -> None:
+def check_reference(scores: pl.DataFrame, loss: str) -> None:
+    """Refuse scores without reference log-probs for a loss that needs them."""
     if loss not in losses.NEEDS_REFERENCE:
         return
     for name in ("ref_a_logps", "ref_b_logps"):
@@ -123,7 +124,7 @@ def from_column(
         fix = f"columns of numbers are {', '.join(map(quote, numeric)) or 'not there'}"
         refuse("neither the votes nor the pairs have this column", column=name, fix=fix)
     rows = votes["vote_id"] if table == "votes" else pl.int_range(len(pairs), eager=True)
-    values, notes = _checked_values(source[name], rows, table, is_prob)
+    values, notes = checked_values(source[name], rows, table, is_prob)
     if table == "pairs":
         margin = _by_pair(votes, pairs["pair_id"], values)
     else:
@@ -145,7 +146,7 @@ def _first_is_a(data: Dataset, votes: pl.DataFrame) -> pl.Expr:
     return pl.lit(1.0)
 
 
-def _checked_values(
+def checked_values(
     values: pl.Series, rows: pl.Series, table: str, is_prob: bool
 ) -> tuple[pl.Series, tuple[str, ...]]:
     """The column as margins, and a note on the probabilities that are exactly 0 or 1.
@@ -218,7 +219,7 @@ def _check_loss(loss: str) -> None:
         refuse("unknown loss", found=loss, fix=f"it is one of {', '.join(losses.LOSSES)}")
 
 
-def _loss_settings(
+def loss_settings(
     loss: str, beta: float | None, gamma: float | None, per_token: bool
 ) -> dict[str, Any]:
     """What of the settings the loss uses, with defaults filled in."""
@@ -242,7 +243,8 @@ def _loss_settings(
     return settings
 
 
-def _tokenisation_note(loss: str, provenance: Provenance | None) -> tuple[str, ...]:
+def tokenisation_note(loss: str, provenance: Provenance | None) -> tuple[str, ...]:
+    """A note where scores were tokenised as for another trainer than that of the loss."""
     rule = provenance.settings.get("tokenize") if provenance else None
     if rule not in _TRAINERS or loss in _TRAINERS[rule][1]:
         return ()
@@ -276,9 +278,9 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
     # A shard whose pairs are all too long has no rows, and only the whole must have some.
     sharded = len(files) > 1
     read = [tables.read_table(file, schema.SCORES, may_be_empty=sharded) for file in files]
-    whole = _whole_job(files, [provenance for _, provenance in read])
+    whole = whole_job(files, [provenance for _, provenance in read])
     columns = [
-        pl.col(c.name).cast({"text": pl.String, "int": pl.Int64}.get(c.kind, pl.Float64))
+        pl.col(c.name).cast({"id": pl.String, "int": pl.Int64}.get(c.kind, pl.Float64))
         for c in schema.SCORES.columns
     ]
     joined = pl.concat([frame.select(columns) for frame, _ in read])
@@ -299,7 +301,7 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
     return joined, whole
 
 
-def _whole_job(files: list[Path], made: list[Provenance | None]) -> Provenance | None:
+def whole_job(files: list[Path], made: list[Provenance | None]) -> Provenance | None:
     """The provenance of the job whose shards these are, once it is sure that all are there."""
     if all(provenance is None for provenance in made):
         return None

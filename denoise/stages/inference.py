@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from denoise.noise import Floats
@@ -46,3 +47,19 @@ class Inference:
     converged: bool | None
     summary: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def trace_table(rows: tuple[TraceRow, ...]) -> pl.DataFrame:
+    """The table `trace`."""
+    return pl.DataFrame(
+        list(rows),
+        schema={
+            "stage": pl.String,
+            "iteration": pl.Int64,
+            "objective": pl.Float64,
+            "max_change": pl.Float64,
+            "temperature": pl.Float64,
+            "mean_reliability": pl.Float64,
+        },
+        orient="row",
+    )

@@ -13,7 +13,7 @@ import polars as pl
 from denoise import schema, tables
 from denoise.crowd import correlation, kernels, selection
 from denoise.crowd import em as crowd
-from denoise.crowd.answers import Answers, answers, once
+from denoise.crowd.answers import Answers, Floats, answers, once
 from denoise.crowd.dawid_skene import dawid_skene
 from denoise.crowd.guesser import guesser
 from denoise.crowd.majority import majority
@@ -21,7 +21,7 @@ from denoise.crowd.one_coin import one_coin
 from denoise.crowd.result import CrowdFit, solved
 from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
-from denoise.stages.annotators import FEW_VOTES, annotators_table
+from denoise.stages.annotators import FEW_VOTES, annotators_table, by_name
 from denoise.stages.settings import EMSettings
 from denoise.stages.truth import known_answers, truth_hash
 from denoise.tables import Provenance
@@ -65,7 +65,8 @@ def em_labels(
         threads: to use; as many as the process may, where not given.
 
     Raises:
-        InputError: the model is unknown, `threads` is less than 1, or a table departs from its contract.
+        InputError: the model is unknown, `threads` is less than 1, or a table departs from its
+            contract.
     """
     if model not in CHOICES:
         refuse("unknown model", found=model, fix=f"it is one of {', '.join(CHOICES)}")
@@ -246,17 +247,16 @@ def _annotators(
         "below chance": fit.reliability < 1.0 / fit.confusion.shape[1],
     }
     bounds = (np.where(told, values, np.nan) for values in (fit.reliability, fit.low, fit.high))
-    shown = annotators_table(rows, names, *bounds, flags, _agreement(names, whole))
+    n_votes = by_name(names, rows.group_by("annotator_id").len()).to_numpy()
+    shown = annotators_table(names, n_votes, *bounds, flags, _agreement(whole))
     return shown.with_columns(spammer_score=pl.Series(fit.spammer))
 
 
-def _agreement(names: pl.Series, whole: Answers) -> pl.DataFrame:
-    """Share of an annotator's labels that most others give to the item too, where one leads."""
+def _agreement(whole: Answers) -> Floats:
+    """Share of labels that most others give to the item too, where one leads, [K]; NaN if none."""
     arrays = (whole.start, whole.annotator, whole.label)
     agreed, decided = kernels.agreement(*arrays, whole.n_annotators, whole.n_classes)
-    told = decided > 0
-    share = agreed[told] / decided[told]
-    return pl.DataFrame({"annotator_id": names.filter(pl.Series(told)), "agreement": share})
+    return np.divide(agreed, decided, out=np.full(len(agreed), np.nan), where=decided > 0)
 
 
 def _confusions(annotators: pl.Series, classes: pl.Series, fit: CrowdFit) -> pl.DataFrame:

@@ -58,7 +58,10 @@ def infer(table: pl.DataFrame, names: pl.Series, settings: EMSettings) -> Infere
         posterior=_alone(table, confidence),
         trace=tuple(trace),
         converged=fit.converged,
-        summary={"objective": fit.trace[-1].objective},
+        summary={
+            "objective": fit.trace[-1].objective,
+            "expected_wrong": float((1.0 - confidence[table["counted"].to_numpy()]).sum()),
+        },
         notes=_notes(fit, settings),
     )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from denoise.noise import log_odds, sigmoid
-from denoise.pooled import calibrate, components, solve
+from denoise.pooled import calibrate, components, index, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, ballots
 from denoise.pooled.bethe import integrate
@@ -35,6 +36,7 @@ def infer(
     *,
     known: Mapping[str, str],
     start: np.ndarray | None = None,
+    whole: bool = False,
 ) -> Inference:
     """The model of `denoise.pooled` over all counted votes.
 
@@ -43,8 +45,9 @@ def infer(
         names: the annotators, in the order of the codes.
         known: the truth, "a" or "b", of pairs where it is given.
         start: η of each annotator to start from, [K]; NaN where there is none.
+        whole: whether pair ids are whole numbers.
     """
-    table, uneven = _with_groups(table, settings.pool)
+    table, uneven = _with_groups(table, settings.pool, whole)
     groups = _groups(table, known)
     levels, level = _levels(table)
     counted = table["counted"].to_numpy()
@@ -59,40 +62,80 @@ def infer(
         known=groups["known"].to_numpy(),
         threads=settings.n_threads,
     )
+    found = estimate(votes, settings, start=start, levels=levels, uneven=uneven)
+    columns = _rows(table, groups, found.log_odds, found.temperature)
+    if not settings.pool:
+        columns["posterior"] = np.full(len(table), np.nan)
+    return replace(found.inference, **columns)
+
+
+class Estimate(NamedTuple):
+    """inference: but for the rows; log_odds: s of each pair, [J]; temperature: τ."""
+
+    inference: Inference
+    log_odds: np.ndarray
+    temperature: float
+
+
+def estimate(
+    votes: Ballots,
+    settings: EMSettings,
+    *,
+    start: np.ndarray | None = None,
+    levels: Sequence[str] = (),
+    uneven: int = 0,
+) -> Estimate:
+    """Calibrate, fit, integrate, and say how well all is known.
+
+    Args:
+        start: η of each annotator to start from, [K]; NaN where there is none.
+        levels: names of the strengths.
+        uneven: pairs whose votes came with different margins.
+    """
     calibration, fit, turned = _fit(votes, settings, start)
     tau = calibration.temperature
     found = integrate(votes, tau, calibration.prior, fit, settings.tolerance)
     bounds = uncertainty(votes, found.fit, calibration)
-    columns = _rows(table, groups, found.log_odds, tau)
-    if not settings.pool:
-        columns["posterior"] = np.full(len(table), np.nan)
     eta = sigmoid(found.fit.parameters.theta)
     n = votes.by_annotator(votes.votes)
     sure = n * np.minimum(eta, 1 - eta) < 0.5
     has_evidence = bool(votes.margin.any())
-    return Inference(
+    nothing = np.empty(0)
+    inference = Inference(
         reliability=np.where(bounds.identified, eta, np.nan),
         low=np.where(bounds.identified, bounds.low, np.nan),
         high=np.where(bounds.identified, bounds.high, np.nan),
         used=n.astype(np.int64),
         identified=bounds.identified,
         saturated=sure & bounds.identified,
-        **columns,
+        prob=nothing,
+        confidence=nothing,
+        posterior=nothing,
         trace=_trace(calibration, fit, found.trace),
         converged=fit.converged,
         summary=_summary(votes, calibration, fit, bounds, levels, has_evidence),
         notes=_notes(calibration, fit, bounds, settings, eta, uneven, turned, has_evidence),
     )
+    return Estimate(inference, found.log_odds, tau)
 
 
-def _with_groups(table: pl.DataFrame, pool: bool) -> tuple[pl.DataFrame, int]:
-    """The table with `group`, the votes that share a truth, and how many pairs' margins differ."""
+def _with_groups(table: pl.DataFrame, pool: bool, whole: bool) -> tuple[pl.DataFrame, int]:
+    """The table with `group`, the votes that share a truth, and how many pairs' margins differ.
+
+    Pairs are in the order of `index.keys_of` their ids, so that a sample of them is of any kind,
+    and the same where the tables are streamed.
+    """
     along_a = pl.col("margin") * pl.when(pl.col("vote") == "b").then(-1.0).otherwise(1.0)
     if not pool:
         alone = pl.col("vote_id").rank("ordinal").cast(pl.Int64) - 1
         return table.with_columns(group=alone, of_a=along_a), 0
-    group = pl.col("pair_id").rank("dense").cast(pl.Int64) - 1
-    grouped = table.with_columns(group=group, of_a=along_a)
+    ids = table["pair_id"].unique()
+    keys = index.keys_of(ids.cast(pl.Int64) if whole else ids)
+    order = pl.DataFrame({"pair_id": ids, "key": keys}).sort("key", "pair_id")
+    group = pl.int_range(len(ids), dtype=pl.Int64, eager=True)
+    grouped = table.with_columns(
+        group=pl.col("pair_id").replace_strict(order["pair_id"], group), of_a=along_a
+    )
     spread = grouped.group_by("group").agg(
         (pl.col("of_a").max() - pl.col("of_a").min()).alias("spread")
     )
@@ -219,7 +262,7 @@ def _summary(
     calibration: Calibration,
     fit: solve.Fit,
     bounds: Uncertainty,
-    levels: list[str],
+    levels: Sequence[str],
     has_evidence: bool,
 ) -> dict[str, Any]:
     tau = calibration.temperature

@@ -12,18 +12,13 @@ from denoise.stages.inference import Inference
 from denoise.stages.settings import EMSettings
 
 
-def summarise(table: pl.DataFrame, annotators: pl.DataFrame, found: Inference) -> dict[str, Any]:
-    """The counts and means of `summary.json`; `table` is that of the votes with what counts."""
+def counts_of(table: pl.DataFrame) -> dict[str, int]:
+    """What there is of votes and pairs; `table` is that of the votes with what counts.
+
+    `n_counted` is the number of votes that count, which `summarise` takes out.
+    """
     sides = table.filter("counted").group_by("pair_id").agg(pl.len(), pl.col("vote").n_unique())
-    several = sides.filter(pl.col("len") > 1)
-    conflicting = int((sides["vote"] > 1).sum())
-    labels = table.filter("counted")["confidence"].drop_nulls()
-    wrong = float((1.0 - labels).sum())
-    known = annotators.filter(pl.col("reliability").is_not_null())
-    voted = (known["reliability"] * known["n_votes"]).sum() / max(known["n_votes"].sum(), 1)
-    numbers = {
-        "converged": found.converged,
-        "iterations": found.trace[-1].iteration,
+    return {
         "n_votes": len(table),
         "n_ties": int((~table["oriented"]).sum()),
         "n_contradicted": int(table["contradicted"].sum()),
@@ -31,18 +26,32 @@ def summarise(table: pl.DataFrame, annotators: pl.DataFrame, found: Inference) -
         "n_unscored": len(table.filter("oriented", pl.col("margin").is_null())),
         "n_earlier": int(table["earlier"].sum()),
         "n_pairs": table["pair_id"].n_unique(),
-        "n_pairs_several": len(several),
-        "n_pairs_conflicting": conflicting,
-        "share_pairs_conflicting": conflicting / len(several) if len(several) else None,
+        "n_pairs_several": int((sides["len"] > 1).sum()),
+        "n_pairs_conflicting": int((sides["vote"] > 1).sum()),
+        "n_counted": int(table["counted"].sum()),
+    }
+
+
+def summarise(
+    counts: Mapping[str, int], annotators: pl.DataFrame, found: Inference
+) -> dict[str, Any]:
+    """The numbers of `summary.json`; `counts` as `counts_of` gives them."""
+    several, conflicting = counts["n_pairs_several"], counts["n_pairs_conflicting"]
+    known = annotators.filter(pl.col("reliability").is_not_null())
+    voted = (known["reliability"] * known["n_votes"]).sum() / max(known["n_votes"].sum(), 1)
+    numbers = {
+        "converged": found.converged,
+        "iterations": found.trace[-1].iteration,
+        **{name: count for name, count in counts.items() if name != "n_counted"},
+        "share_pairs_conflicting": conflicting / several if several else None,
         "n_annotators": len(annotators),
         "n_not_identified": _flagged(annotators, "not identified"),
         "n_below_chance": _flagged(annotators, "below chance"),
         "mean_reliability": known["reliability"].mean(),
         "mean_reliability_by_vote": voted if len(known) else None,
-        "expected_wrong": wrong,
         **found.summary,
     }
-    return numbers | {"expected_wrong_share": numbers["expected_wrong"] / len(labels)}
+    return numbers | {"expected_wrong_share": numbers["expected_wrong"] / counts["n_counted"]}
 
 
 def _flagged(annotators: pl.DataFrame, flag: str) -> int:

@@ -1,0 +1,261 @@
+"""EM in auto mode over tables that are read and written by row group: votes by the hundred million.
+
+The same files as `denoise.stages.em` gives, and the same estimates up to rounding; with more votes
+than `calibrate.SAMPLE` up to which pairs are in the sample as well, as pairs are in another order
+here. Memory is about 26 bytes a vote at four votes a pair, less where the rows go to disk. Pair ids
+and annotator ids may be whole numbers; whole pair ids are written as they are, annotators as text.
+
+Where margins bring no provenance their hash is over the rows as they lie, so that the run id is
+that of the other path only where `vote_id` increases. Texts are not read: that scores are of these
+very texts is not checked, only that they are of these pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from denoise import dataset, schema, tables
+from denoise.errors import refuse
+from denoise.noise import Floats
+from denoise.pooled import index
+from denoise.pooled.ballots import Ballots
+from denoise.pooled.index import Grouped
+from denoise.progress import row_progress
+from denoise.stages import em, pooled
+from denoise.stages.em import EMResult
+from denoise.stages.evidence import Evidence
+from denoise.stages.settings import EMSettings
+from denoise.stages.stream.confidences import Columns, write_confidences
+from denoise.stages.stream.evidence import known_sides, margins, origin
+from denoise.stages.stream.rows import (
+    PairIds,
+    RowStore,
+    batches,
+    check_columns,
+    columns_of,
+    read_pairs,
+    read_votes,
+    rows_of,
+)
+from denoise.tables import Provenance
+
+LARGE = 20_000_000
+"""Votes from which the command takes this path by itself."""
+
+IN_MEMORY = 1 << 27
+"""Votes up to which the rows stay in memory, 8 bytes each; those of more lie in a file."""
+
+Told = Callable[[str], None]
+
+
+def unsupported(source: str | Path, settings: EMSettings, init: object = None) -> str | None:
+    """Why EM over these data cannot stream, or None where it can."""
+    directory = Path(source)
+    files = directory / dataset.PAIRS_FILE, directory / dataset.VOTES_FILE
+    if not all(file.is_file() for file in files):
+        return "only a directory with pairs.parquet and votes.parquet is read by row group"
+    if settings.mode != "auto" or not settings.pool:
+        return "only auto mode with pooling works by row group"
+    if init is not None:
+        return "votes of an earlier run are not joined by row group"
+    if "strength" in columns_of(files[1]).names and _strengths(files[1]) > 1:
+        return "votes of different strength are not told apart by row group"
+    column = settings.margin_column or settings.prob_column
+    if column is not None and column in columns_of(files[1]).names:
+        return "a margin or probability by vote is not read by row group, only one by pair"
+    return None
+
+
+def suits(source: str | Path, settings: EMSettings, init: object = None) -> bool:
+    """Whether the votes are so many that they are streamed unasked."""
+    votes = Path(source) / dataset.VOTES_FILE
+    if not votes.is_file() or rows_of(votes) <= LARGE:
+        return False
+    return unsupported(source, settings, init) is None
+
+
+def _strengths(votes: Path) -> int:
+    """How many different strengths there are, an empty one counted; two stand for more."""
+    seen: set[object] = set()
+    for _, batch in batches(votes, ["strength"], coded=["strength"]):
+        seen |= {value or "" for value in batch.column(0).unique().to_pylist()}
+        if len(seen) > 1:
+            break
+    return len(seen)
+
+
+def em_stream(
+    source: str | Path,
+    out: Path,
+    scores: Path | Sequence[Path] | None = None,
+    *,
+    truth: pl.DataFrame | None = None,
+    on_step: Told | None = None,
+    in_memory: int = IN_MEMORY,
+    **options: Any,
+) -> EMResult:
+    """Write what `em` would return for the tables in a directory, all of it or nothing.
+
+    Returns it too, but for the rows of `confidences`.
+
+    Args:
+        scores: the files that `score` wrote, shards of one job.
+        truth: known answers, `pair_id` and `vote`.
+        on_step: is told what is done next, "read pairs" and so on.
+        in_memory: votes above which the rows wait in a file beside `out`.
+        options: fields of `EMSettings`.
+
+    Raises:
+        InputError: what `em` refuses, or what cannot be done by row group.
+    """
+    settings = EMSettings(**options)
+    reason = unsupported(source, settings)
+    if reason is not None:
+        refuse(reason, file=source, fix="leave out --stream")
+    tables.check_out(out, "em")
+    step = on_step or (lambda _: None)
+    pairs_file, votes_file = (Path(source) / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
+    check_columns(pairs_file, schema.PAIRS)
+    check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
+    n, threads = rows_of(votes_file), settings.n_threads
+    with origin(Path(source)) as data:
+        step("read pairs")
+        pairs = read_pairs(pairs_file)
+        step("read margins")
+        found, margin = margins(pairs_file, pairs, scores, settings)
+        known = known_sides(truth, pairs)
+        store = RowStore(n, None if n <= in_memory else _made(out.absolute().parent))
+        with row_progress("read votes", n, on_step is not None) as done:
+            rows, start, seen, found = _read(votes_file, store, pairs, margin, threads, found, done)
+        inputs = {"data": data.result().run_id, **found.inputs}
+        inputs |= {} if truth is None else {"truth": known.digest}
+    del pairs
+    step("sort")
+    names = seen.sort()
+    rank = seen.rank("dense").to_numpy().astype(np.int32) - 1
+    shared = names.index_of(schema.ALL_ANNOTATORS)
+    shared = -1 if shared is None else shared
+    grouped = index.group(rows.batches, start, rank, shared, margin, threads)
+    del start
+    if not len(grouped.code):
+        refuse("there is nothing to learn from: all are ties", file="votes")
+    step("fit")
+    estimate, log_odds = _estimate(grouped, margin, known.sides, settings)
+    inference = estimate.inference
+    provenance = Provenance("em", inputs, {**found.settings, **settings.of_the_fit()})
+    with np.errstate(invalid="ignore"):
+        agreement = grouped.agree / grouped.told
+    annotators = em.table_of_annotators(names, grouped.rows, inference, agreement)
+    counts = grouped.counts | {
+        "n_votes": int(grouped.rows.sum()),
+        "n_earlier": 0,
+        "n_counted": len(grouped.code),
+    }
+    no_rows = pl.DataFrame(schema={c.name: pl.Float64 for c in schema.CONFIDENCES.columns})
+    result = em.conclude(no_rows, annotators, inference, counts, found, provenance, settings)
+    margin[grouped.state & index.UNSCORED > 0] = np.nan
+    contradicted = grouped.contradicted
+    del grouped
+    by_pair = np.stack([log_odds, margin], axis=1)
+    del log_odds, margin
+    with (
+        tables.staged_directory(out, provenance) as staging,
+        row_progress("write", n, on_step is not None) as done,
+    ):
+        columns = Columns(rank, by_pair, known.sides, contradicted, estimate.temperature)
+        confidences = staging / em.CONFIDENCES_FILE
+        write_confidences(confidences, votes_file, rows, seen, columns, provenance, threads, done)
+        em.write_but_rows(result, staging)
+    return result
+
+
+class _Read(NamedTuple):
+    """The rows, how many each pair has as `index.count` leaves them, the annotators by code."""
+
+    rows: RowStore
+    start: NDArray[np.int64]
+    names: pl.Series
+    evidence: Evidence
+
+
+def _read(
+    file: Path,
+    rows: RowStore,
+    pairs: PairIds,
+    margin: Floats,
+    threads: int,
+    found: Evidence,
+    done: Callable[[int], None],
+) -> _Read:
+    """The rows of the votes, how many each pair has, the annotators, and the margins' identity."""
+    start = np.zeros(len(pairs) + 1, np.int64)
+    to_hash = not found.inputs and found.settings["evidence"] != "none"
+    state = hashlib.sha256((16 * rows_of(file)).to_bytes(8, "little"))
+
+    def hashed(pair: NDArray[np.int32]) -> None:
+        state.update(margin[pair].tobytes().hex().encode())
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[None]] = []
+
+        def keep(pair: NDArray[np.int32], cell: NDArray[np.int32]) -> None:
+            rows.add(index.to_rows(pair, cell))
+            index.count(pair, start, threads)
+            if to_hash:
+                for before in waiting:
+                    before.result()
+                waiting[:] = [pool.submit(hashed, pair)]
+            done(len(pair))
+
+        names = read_votes(file, pairs, keep, threads)
+    inputs = found.inputs
+    if to_hash:
+        name = "scores" if found.settings["evidence"] == "scores" else "margin"
+        inputs = {name: state.digest()[:16].hex()}
+    return _Read(rows, start, names, Evidence(found.margin, found.settings, inputs, found.notes))
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def _estimate(
+    grouped: Grouped, margin: Floats, known: NDArray[np.int8], settings: EMSettings
+) -> tuple[pooled.Estimate, Floats]:
+    """What `pooled.estimate` finds, and s of every pair, [J], voted on or not.
+
+    Margins that no vote takes part in are set to 0, in place.
+    """
+    start, code = grouped.start, grouped.code
+    # A pair with ties only has no margin along any vote.
+    margin[np.isnan(margin) | (start[1:] == start[:-1])] = 0.0
+    voted = grouped.state & index.EMPTY == 0
+    every = bool(voted.all())
+    n_annotators = len(grouped.rows)
+    votes = Ballots(
+        start if every else np.append(start[:-1][voted], start[-1]),
+        code,
+        margin if every else margin[voted],
+        known if every or not len(known) else known[voted],
+        np.arange(n_annotators),
+        np.zeros(n_annotators, np.int64),
+        grouped.used.astype(np.float64),
+        n_annotators,
+        1,
+        settings.n_threads,
+    )
+    found = pooled.estimate(votes, settings)
+    if every:
+        return found, found.log_odds
+    log_odds = np.zeros(len(voted))
+    log_odds[voted] = found.log_odds
+    return found, log_odds

@@ -1,0 +1,158 @@
+"""What is known of streamed pairs but their votes: margins, answers, origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from denoise import dataset, losses, schema, tables
+from denoise.errors import refuse
+from denoise.noise import Floats
+from denoise.scores import score_files
+from denoise.stages import evidence
+from denoise.stages.evidence import Evidence
+from denoise.stages.settings import EMSettings
+from denoise.stages.stream.rows import (
+    PairIds,
+    batches,
+    check_columns,
+    columns_of,
+    read_margins,
+    rows_of,
+)
+from denoise.stages.truth import known_answers, truth_hash
+from denoise.tables import Provenance
+
+_UNREAD = (
+    "by row group the texts are not read: the scores are of pairs with these ids, and that they "
+    "are of these very texts was not checked"
+)
+_LOGPS = ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps")
+
+
+@contextmanager
+def origin(directory: Path) -> Iterator[Future[Provenance]]:
+    """What made the data, as `read_dataset` has it; where files are to be hashed, meanwhile."""
+    names = [dataset.PAIRS_FILE, dataset.VOTES_FILE]
+    if (directory / dataset.SKIPPED_FILE).is_file() and tables.read_manifest(directory) is not None:
+        names.append(dataset.SKIPPED_FILE)
+    made = {directory / name: tables.read_provenance(directory / name) for name in names}
+    tables.same_run(made)
+    known = next((p for p in made.values() if p is not None), None)
+
+    def provenance() -> Provenance:
+        if known is not None:
+            return known
+        hashes = {name: tables.file_hash(directory / name) for name in names}
+        return Provenance("import", inputs=hashes)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(provenance)
+
+
+def margins(
+    pairs_file: Path,
+    pairs: PairIds,
+    scores: Path | Sequence[Path] | None,
+    settings: EMSettings,
+) -> tuple[Evidence, Floats]:
+    """The settings, inputs and notes of the margins, and Δ of each pair, NaN for none, [J].
+
+    `inputs` is empty where it takes a hash over the votes, and without evidence.
+    """
+    column = settings.margin_column or settings.prob_column
+    given = (scores, settings.margin_column, settings.prob_column)
+    if sum(each is not None for each in given) > 1:
+        refuse("scores, a margin and a probability column exclude each other", fix="give only one")
+    loss, beta, gamma = settings.loss, settings.beta, settings.gamma
+    empty = pl.Series(dtype=pl.Float64)
+    if scores is not None:
+        return _from_scores(pairs, [scores] if isinstance(scores, Path) else scores, settings)
+    evidence.check_without_scores(loss, beta, gamma, settings.ipo_sum)
+    if column is None:
+        return Evidence(empty, {"evidence": "none"}), np.zeros(len(pairs))
+    if column not in columns_of(pairs_file).names:
+        numeric = [f.name for f in columns_of(pairs_file) if _is_number(f.type)]
+        fix = f"columns of numbers of the pairs are {', '.join(numeric) or 'not there'}"
+        refuse("neither the votes nor the pairs have this column", column=column, fix=fix)
+    is_prob = settings.prob_column is not None
+    parts, codes = [], []
+    for _, batch in batches(pairs_file, ["pair_id", column]):
+        codes.append(pairs.codes(batch.column("pair_id"), pairs_file, settings.n_threads))
+        parts.append(pl.Series(column, pl.from_arrow(batch.column(column))))
+    rows = pl.int_range(len(pairs), eager=True)
+    values, notes = evidence.checked_values(pl.concat(parts), rows, "pairs", is_prob)
+    margin = np.empty(len(pairs))
+    margin[np.concatenate(codes)] = values.fill_null(np.nan).to_numpy()
+    said = {"evidence": "prob" if is_prob else "margin", "column": column, "table": "pairs"}
+    return Evidence(empty, said, {}, notes), margin
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _from_scores(
+    pairs: PairIds, given: Sequence[Path], settings: EMSettings
+) -> tuple[Evidence, Floats]:
+    said = evidence.loss_settings(
+        settings.loss, settings.beta, settings.gamma, not settings.ipo_sum
+    )
+    files = [file for path in given for file in score_files(path)]
+    if not files:
+        refuse("no scores are given", fix="give the file that `denoise score` wrote")
+    for file in files:
+        if len(files) == 1 or rows_of(file):
+            check_columns(file, schema.SCORES)
+    whole = evidence.whole_job(files, [tables.read_provenance(file) for file in files])
+
+    def delta(frame: pl.DataFrame) -> Floats:
+        evidence.check_reference(frame, settings.loss)
+        columns = (*_LOGPS, "a_tokens", "b_tokens")
+        logps = losses.PairLogps(*(frame[n].cast(pl.Float64).to_numpy() for n in columns))
+        options = {"beta": said["beta"], "gamma": said.get("gamma")}
+        options["per_token"] = said.get("per_token", True)
+        return losses.margin(settings.loss, logps, **options)
+
+    margin = read_margins(files, pairs, delta, settings.n_threads)
+    inputs = {} if whole is None else {"scores": whole.run_id}
+    notes = evidence.tokenisation_note(settings.loss, whole)
+    if whole is not None and "pairs" in whole.inputs:
+        notes += (_UNREAD,)
+    return Evidence(pl.Series(dtype=pl.Float64), said, inputs, notes), margin
+
+
+class Known(NamedTuple):
+    """sides: 1, −1 or 0 by pair, [J] int8, or of length 0; digest: of the answers."""
+
+    sides: NDArray[np.int8]
+    digest: str
+
+
+def known_sides(truth: pl.DataFrame | None, pairs: PairIds) -> Known:
+    """The known answers by pair; what `known_answers` refuses is refused."""
+    if truth is None:
+        return Known(np.empty(0, np.int8), "")
+    ids = truth["pair_id"] if "pair_id" in truth.columns else pl.Series("pair_id", [], pl.String)
+
+    def codes(ids: pl.Series) -> NDArray[np.int32]:
+        ids = ids.cast(pl.Int64 if pairs.whole else pl.String, strict=False)
+        here = np.full(len(ids), -1, np.int32)
+        some = ids.is_not_null()
+        column = ids.filter(some).to_arrow()
+        here[some.to_numpy()] = pairs.codes(column, Path("truth"))
+        return here
+
+    there = ids.filter(codes(ids) >= 0).cast(pl.String)
+    answers = known_answers(truth, schema.TRUTH_VOTES, there).filter(pl.col("vote") != "tie")
+    sides = np.zeros(len(pairs), np.int8)
+    sides[codes(answers["pair_id"])] = np.where(answers["vote"] == "a", 1, -1)
+    return Known(sides if len(answers) else np.empty(0, np.int8), truth_hash(answers))

@@ -1,0 +1,383 @@
+"""Pairs, scores and votes read from Parquet batch by batch, their ids turned into codes.
+
+Nothing here holds a column of ids; only the columns that are needed are read, never the texts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from denoise import schema, tables
+from denoise.errors import InputError, raise_any, refuse
+from denoise.noise import Floats
+from denoise.pooled import index as by_pair
+from denoise.pooled.index import Keys, PairIndex, Rows
+
+T = TypeVar("T")
+
+BATCH = 1 << 20
+"""Rows read, and written as one row group, at a time."""
+
+SEEDS = 4
+"""Hashes of text ids that are tried before two ids with one hash are given up on."""
+
+MOST_PAIRS = 2**31 - 1
+"""A pair's code is an int32."""
+
+VOTES = {"b": by_pair.B, "a": by_pair.A, "tie": by_pair.TIE}
+"""Votes in the order of their codes."""
+
+_CODED = ("annotator_id", "vote")
+
+
+def rows_of(file: Path) -> int:
+    """How many rows a Parquet file has."""
+    return _open(file).metadata.num_rows
+
+
+def columns_of(file: Path) -> pa.Schema:
+    """The columns of a Parquet file with their types."""
+    return _open(file).schema_arrow
+
+
+def _open(file: Path, **options: object) -> pq.ParquetFile:
+    tables.read_provenance(file)  # refuses what is no whole file
+    return pq.ParquetFile(file, **options)
+
+
+def batches(
+    file: Path, columns: Sequence[str], coded: Sequence[str] = ()
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The row at which each batch begins, and the batch; the next is read meanwhile.
+
+    Text columns of `coded` come as dictionaries.
+    """
+    # Buffered, so that a row group of any size is no more than its pages in memory.
+    source = _open(file, read_dictionary=list(coded), buffer_size=1 << 20, pre_buffer=False)
+
+    def numbered() -> Iterator[tuple[int, pa.RecordBatch]]:
+        row = 0
+        for batch in source.iter_batches(BATCH, columns=list(columns)):
+            yield row, batch
+            row += len(batch)
+
+    try:
+        yield from _ahead(numbered())
+    except pa.ArrowException as error:
+        refuse("the Parquet file cannot be read", file=file, found=str(error), fix="write it again")
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+@contextmanager
+def _at_row(first: int) -> Iterator[None]:
+    """Faults in a batch, with their rows in the whole table."""
+    try:
+        yield
+    except InputError as error:
+        faults = (
+            fault if fault.row is None else replace(fault, row=fault.row + first)
+            for fault in error.faults
+        )
+        raise InputError(*faults) from None
+
+
+def check_columns(file: Path, contract: schema.Contract, absent: Sequence[str] = ()) -> None:
+    """Refuse a table that is empty, lacks columns (but for `absent` ones) or has wrong types."""
+    if not rows_of(file):
+        refuse(f"the {contract.name} table has no rows", file=file)
+    frame = pl.DataFrame(pl.from_arrow(columns_of(file).empty_table()))
+    optional = set(absent) - set(frame.columns)
+    needed = [column for column in contract.columns if column.name not in optional]
+    loose = schema.Contract(contract.name, tuple(needed), key=())
+    raise_any(schema.faults(frame, loose, file, may_be_empty=True))
+
+
+def _filled(batch: pa.RecordBatch, first: int, file: Path) -> None:
+    """Refuse an empty value in any column of the batch."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if column.null_count:
+            row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            fix = "fill or remove such rows"
+            refuse("an empty value", file=file, row=row, column=name, fix=fix)
+
+
+def _text(column: pa.Array) -> pl.Series:
+    return pl.Series(pl.from_arrow(column)).cast(pl.String)
+
+
+class PairIds(NamedTuple):
+    """What tells the code of a pair from its id; `whole`: ids are whole numbers, else text."""
+
+    index: PairIndex
+    seed: int
+    whole: bool
+
+    def __len__(self) -> int:
+        return len(self.index.keys)
+
+    def codes(self, column: pa.Array, file: Path, threads: int = 1) -> NDArray[np.int32]:
+        """The codes of ids, −1 for pairs that are not there, [n].
+
+        Raises:
+            InputError: the ids are text here and whole numbers there.
+        """
+        if pa.types.is_integer(column.type) != self.whole:
+            found, other = str(column.type), "whole numbers" if self.whole else "text"
+            fix = f"give {other}, as in the pairs"
+            refuse("another type of id than the pairs have", file=file, found=found, fix=fix)
+        return self.index.codes(_keys(column, self.seed), threads)
+
+
+def _keys(column: pa.Array, seed: int) -> Keys:
+    return by_pair.keys_of(pl.Series(pl.from_arrow(column)), seed)
+
+
+def read_pairs(file: Path) -> PairIds:
+    """The pairs of a table by their ids.
+
+    Raises:
+        InputError: an id is empty or repeated.
+    """
+    whole = pa.types.is_integer(columns_of(file).field("pair_id").type)
+    if rows_of(file) > MOST_PAIRS:
+        refuse(f"more than {MOST_PAIRS:,} pairs", file=file, fix="split the data")
+    for seed in range(SEEDS):
+        keys = np.empty(rows_of(file), np.uint64)
+        for first, batch in batches(file, ["pair_id"]):
+            _filled(batch, first, file)
+            keys[first : first + len(batch)] = _keys(batch.column(0), seed)
+        found = by_pair.build_index(keys)
+        again = by_pair.repeated_keys(found)
+        if not len(again):
+            return PairIds(found, seed, whole)
+        _refuse_repeated(file, seed, again)
+    refuse("too many pair ids have the same hash", file=file, fix="give whole numbers as ids")
+
+
+def _refuse_repeated(file: Path, seed: int, again: Keys) -> None:
+    """Refuse ids with the same hash that are the same; others are for another seed."""
+    parts = []
+    for first, batch in batches(file, ["pair_id"]):
+        rows = np.flatnonzero(np.isin(_keys(batch.column(0), seed), again))
+        ids = _text(batch.column(0).take(pa.array(rows)))
+        parts.append(pl.DataFrame({"row": rows + first, "pair_id": ids}))
+    alike = pl.concat(parts)
+    same = alike.filter(~pl.col("pair_id").is_first_distinct())
+    if len(same):
+        row, value = same.row(0)
+        fix = "each row of pairs has its own"
+        refuse(f"{len(same)} repeated pair_id", file=file, row=row, found=value, fix=fix)
+
+
+def read_margins(
+    files: Sequence[Path],
+    pairs: PairIds,
+    delta: Callable[[pl.DataFrame], Floats],
+    threads: int = 1,
+) -> Floats:
+    """Δ of a over b of each pair from tables of scores, NaN where there is none, [J].
+
+    Args:
+        delta: Δ of each row of scores, [n]; raises for what it cannot use.
+
+    Raises:
+        InputError: a score departs from the contract, is of a foreign pair or given twice.
+    """
+    margin = np.full(len(pairs), np.nan)
+    named = [column.name for column in schema.SCORES.columns]
+    contract = schema.Contract("scores", schema.SCORES.columns[1:], key=())
+    for file in files:
+        for first, batch in batches(file, named):
+            _filled(batch.select(["pair_id"]), first, file)
+            frame = pl.DataFrame(pl.from_arrow(batch.drop_columns(["pair_id"])))
+            with _at_row(first):
+                raise_any(schema.faults(frame, contract, file, may_be_empty=True))
+                values = delta(frame)
+            ids = batch.column("pair_id")
+            codes = pairs.codes(ids, file, threads)
+            foreign = np.flatnonzero(codes < 0)
+            if len(foreign):
+                refuse(
+                    "a score of a pair that the data do not have",
+                    file=file,
+                    row=first + int(foreign[0]),
+                    column="pair_id",
+                    found=ids[int(foreign[0])].as_py(),
+                    fix="run `denoise score` on these data",
+                )
+            again = by_pair.fill(codes, values, margin)
+            if again >= 0:
+                refuse(
+                    "a pair is scored again",
+                    file=file,
+                    row=first + again,
+                    column="pair_id",
+                    found=ids[again].as_py(),
+                    fix="give each pair's scores once",
+                )
+    return margin
+
+
+class RowStore:
+    """`n` rows in file order, 8 bytes each, in memory or in a file without a name.
+
+    The file is gone with the process, however that ends.
+    """
+
+    def __init__(self, n: int, directory: Path | None) -> None:
+        self._n, self._at = n, 0
+        self._kept = np.empty(n if directory is None else 0, np.int64)
+        self._file = None if directory is None else tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+
+    def add(self, rows: Rows) -> None:
+        """Append rows."""
+        if self._file is None:
+            self._kept[self._at : self._at + len(rows)] = rows
+        else:
+            self._file.write(rows.data)
+        self._at += len(rows)
+
+    def rewind(self) -> None:
+        """Read from the first row on."""
+        self._at = 0
+        if self._file is not None:
+            self._file.seek(0)
+
+    def read(self, n: int) -> Rows:
+        """The next `n` rows."""
+        begin, self._at = self._at, self._at + n
+        if self._file is None:
+            return self._kept[begin : self._at]
+        return np.frombuffer(self._file.read(8 * n), np.int64)
+
+    def batches(self) -> Iterator[Rows]:
+        """All rows from the first on."""
+        self.rewind()
+        for first in range(0, self._n, BATCH):
+            yield self.read(min(BATCH, self._n - first))
+
+
+class Annotators:
+    """Codes of annotators in the order in which they come; `names` by code."""
+
+    def __init__(self) -> None:
+        self._values = pa.array([], pa.large_string())
+
+    @property
+    def names(self) -> pl.Series:
+        """Their ids as text, by code."""
+        return pl.Series(self._values.to_pylist(), dtype=pl.String)
+
+    def codes(self, column: pa.Array) -> NDArray[np.int32]:
+        """The code of each row's annotator, [n]."""
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        values = column.dictionary.cast(pa.large_string())
+        new = pc.filter(values, pc.invert(pc.is_in(values, value_set=self._values)))
+        if len(new):
+            self._values = pa.concat_arrays([self._values, new])
+        codes = pc.index_in(values, value_set=self._values).to_numpy()
+        return codes[column.indices.to_numpy()]
+
+
+def read_votes(
+    file: Path,
+    pairs: PairIds,
+    keep: Callable[[NDArray[np.int32], NDArray[np.int32]], None],
+    threads: int = 1,
+) -> pl.Series:
+    """Give the rows of the votes, batch by batch, to `keep`; returns the annotators by code.
+
+    Raises:
+        InputError: an empty value, an unknown vote or pair, a repeated `vote_id`.
+    """
+    there = columns_of(file).names
+    named = [n for n in ("vote_id", "pair_id", "annotator_id", "vote") if n in there]
+    annotators = Annotators()
+    last, increasing = -np.inf, True
+    foreign, where = 0, {}
+    for first, batch in batches(file, named, coded=[n for n in _CODED if n in there]):
+        _filled(batch, first, file)
+        if "vote_id" in there:
+            ids = batch.column("vote_id").to_numpy(zero_copy_only=False)
+            increasing &= bool(ids[0] > last and (ids[1:] > ids[:-1]).all())
+            last = ids[-1]
+        cell = _votes(batch.column("vote"), first, file)
+        codes = [0]
+        if "annotator_id" in there:
+            codes = annotators.codes(batch.column("annotator_id"))
+            cell += 4 * codes
+        column = batch.column("pair_id")
+        pair = pairs.codes(column, file, threads)
+        unknown = np.flatnonzero(pair < 0)
+        if len(unknown):
+            row = int(unknown[0])
+            where = where or {"row": first + row, "found": column[row].as_py()}
+            foreign += len(unknown)
+            pair[unknown] = 0
+        keep(pair, cell)
+    if foreign:
+        refuse(
+            f"{foreign} vote(s) on pairs that the pairs table does not have",
+            file=file,
+            column="pair_id",
+            fix="import again, or add the pairs",
+            **where,
+        )
+    if not increasing:
+        _refuse_repeated_votes(file)
+    if "annotator_id" not in there:
+        return pl.Series([schema.ALL_ANNOTATORS])
+    return annotators.names
+
+
+def _votes(column: pa.Array, first: int, file: Path) -> NDArray[np.int32]:
+    """A row's vote as `index` writes it, [n]."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    values = column.dictionary.to_pylist()
+    votes = np.array([VOTES.get(v, -1) for v in values], np.int32)
+    votes = votes[column.indices.to_numpy()]
+    odd = np.flatnonzero(votes < 0)
+    if len(odd):
+        row = int(odd[0])
+        found, fix = column[row].as_py(), "a vote is 'a', 'b' or 'tie'"
+        refuse("unknown vote", file=file, row=first + row, column="vote", found=found, fix=fix)
+    return votes
+
+
+def _refuse_repeated_votes(file: Path) -> None:
+    """Refuse a repeated `vote_id`: eight bytes a vote, for ids that do not increase."""
+    every = np.empty(rows_of(file), np.int64)
+    for first, batch in batches(file, ["vote_id"]):
+        every[first : first + len(batch)] = batch.column(0).to_numpy()
+    every.sort()
+    again = every[1:][every[1:] == every[:-1]]
+    if not len(again):
+        return
+    rows = []
+    for first, batch in batches(file, ["vote_id"]):
+        rows += (first + np.flatnonzero(batch.column(0).to_numpy() == again[0])).tolist()
+    fix = "each row of votes has its own"
+    problem = f"{len(again)} repeated vote_id"
+    refuse(problem, file=file, row=rows[1], found=str(again[0]), fix=fix)
