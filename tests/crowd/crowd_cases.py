@@ -28,6 +28,22 @@ def drawn(seed: int, n_items: int, n_annotators: int, n_classes: int, share: flo
     return answers(item, annotator, label, n_items, n_annotators, n_classes), truth
 
 
+def misled(seed: int, n_items: int, n_annotators: int, each: int = 10):
+    """Two classes, the second rare; half of the annotators take hard items of the first for it."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random(n_items) < 0.2).astype(np.int64)
+    hard = (truth == 0) & (rng.random(n_items) < 0.3)
+    seen, clean = rng.uniform(0.6, 0.95, (2, n_annotators))
+    fooled = np.where(np.arange(n_annotators) % 2 == 0, 0.8, 0.15)
+    item = np.repeat(np.arange(n_items), each)
+    annotator = rng.permuted(np.tile(np.arange(n_annotators), (n_items, 1)), axis=1)[:, :each]
+    annotator = annotator.ravel()
+    says_one = np.where(truth[item] == 1, seen[annotator], 1.0 - clean[annotator])
+    says_one = np.where(hard[item], fooled[annotator], says_one)
+    label = (rng.random(len(item)) < says_one).astype(np.int64)
+    return answers(item, annotator, label, n_items, n_annotators, 2), truth
+
+
 @st.composite
 def cases(draw):
     """(votes, what is given, a model with random parameters), over all switches."""
