@@ -1,14 +1,22 @@
 """`--model auto`: which models to believe, by how well they predict held-out votes.
 
 A vote is predicted from the other votes on its item, by parameters fitted on other items. The
-prediction of *votes* ranks models of annotators, but cannot see errors that annotators share, nor
-does a better likelihood always mean a better answer. So models are dropped by it, never weighted:
-one-coin where the guesser, which contains it, predicts clearly better, and full confusions where
-the guesser, with its fewer parameters, predicts clearly better. What stays is pooled evenly,
-with majority vote, after each posterior has been softened for shared errors.
+prediction of *votes* ranks models of annotators, but a better likelihood does not always mean a
+better answer. So models are dropped by it, never weighted: one-coin where the guesser, which
+contains it, predicts clearly better, and full confusions where the guesser, with its fewer
+parameters, predicts clearly better.
 
-The members of the pool and `SHARED_ERROR` were chosen once, for all tables, with the answers of
-the nine benchmark tables in view; nothing is chosen by answers at run time.
+Errors that annotators share are explained by free confusions as a class of their own: the class
+drifts from the truth to the items that mislead. Where a model of subtypes of items predicts
+clearly better than every model that takes the errors for independent, whether or not their votes
+are discounted for shared errors, such models are refuted. Then the subtypes, which put misleading
+items into a class without moving it, are pooled with what cannot absorb a shared error into a
+class: one-coin, with one parameter an annotator, and majority vote.
+
+What stays is pooled evenly, with majority vote, after each posterior has been softened for shared
+errors. The members of the pools and `SHARED_ERROR` were chosen once, for all tables, with the
+answers of the nine benchmark tables in view (the pool with subtypes: of simulated crowds); nothing
+is chosen by answers at run time.
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denoise.crowd import em, kernels
+from denoise.crowd import em, kernels, subtypes
 from denoise.crowd.answers import Answers, Floats, subset
 from denoise.crowd.dawid_skene import dawid_skene
 from denoise.crowd.em import Annotators, Evidence, Solution
@@ -35,6 +43,9 @@ CLEARLY = 2.0
 """Standard errors (over items) by which one model must predict better than another."""
 
 FOLDS = 2
+
+STARTS = 4
+"""Random starts of the subtypes, where they are pooled."""
 
 MODELS: dict[str, Callable[[Answers], Annotators]] = {
     "one-coin": one_coin,
@@ -66,16 +77,24 @@ def auto(
     """Compare the models on held-out votes and pool those that hold up."""
     given = em.evidence(votes) if given is None else given
     held = {name: held_out(votes, given, make, shared_error) for name, make in MODELS.items()}
-    used = _kept(held, votes)
+    typed = held_out_subtypes(votes, given)
+    shared = _refuted(typed, held, votes, given)
+    used = ["one-coin"] if shared else _kept(held, votes)
     shares = majority(votes, given)
     members, trace, converged, solution = [shares.posterior], (), True, None
-    priors = CLASS_PRIORS if given.prior is None else CLASS_PRIORS[:1]
+    priors = CLASS_PRIORS if given.prior is None and not shared else CLASS_PRIORS[:1]
     for name in used:
         for class_prior in priors:
             run = given._replace(class_prior=class_prior)
             solution = em.fit(votes, run, MODELS[name](votes))
             members.append(softened(votes, given, solution.posterior, shared_error))
             trace, converged = solution.trace, converged and solution.converged
+    if shared:
+        run = given._replace(class_prior="learned")
+        fitted = subtypes.subtypes(votes, run, n_starts=STARTS, move=True)
+        members.append(softened(votes, given, fitted.posterior, shared_error))
+        used, converged = [*used, "subtypes"], converged and fitted.converged
+    held["subtypes"] = typed
     posterior = em.pinned(sum(members[1:], members[0]) / len(members), given.known)
     warning = "" if converged else "At least one of the pooled models had not converged."
     fit = _read(votes, posterior, solution)._replace(
@@ -97,14 +116,39 @@ def held_out(
 
     Fold f holds the items j ≡ f (mod `n_folds`), so the order of the votes does not matter.
     """
+
+    def scored(there: Answers, know: Evidence, test: Answers, known: Evidence) -> Floats:
+        solution = em.fit(there, know, make(votes), tolerance=1e-3)
+        return _left_out(test, known, solution, shared_error)
+
+    return _crossed(votes, given, scored, n_folds)
+
+
+def held_out_subtypes(votes: Answers, given: Evidence) -> Floats:
+    """The same under `subtypes`, which discounts nothing: shared errors are its subject, [n]."""
+
+    def scored(there: Answers, know: Evidence, test: Answers, known: Evidence) -> Floats:
+        fitted = subtypes.subtypes(there, know, tolerance=1e-2, max_iterations=200)
+        return subtypes.left_out(test, known, fitted)
+
+    return _crossed(votes, given, scored, FOLDS)
+
+
+def _crossed(
+    votes: Answers,
+    given: Evidence,
+    scored: Callable[[Answers, Evidence, Answers, Evidence], Floats],
+    n_folds: int,
+) -> Floats:
+    """`scored` of every fold's votes after fitting the other folds' (one fold: its own), [n]."""
     fold = _folds(votes, n_folds)
     out = np.empty(len(votes.label))
     for number in range(n_folds):
         test = fold == number
         there = ~test if n_folds > 1 else test
-        solution = em.fit(subset(votes, there), _items(given, there), make(votes), tolerance=1e-3)
-        out[np.repeat(test, votes.votes_per_item)] = _left_out(
-            subset(votes, test), _items(given, test), solution, shared_error
+        fitted = subset(votes, there), _items(given, there)
+        out[np.repeat(test, votes.votes_per_item)] = scored(
+            *fitted, subset(votes, test), _items(given, test)
         )
     return out
 
@@ -138,6 +182,13 @@ def _clearly(better: Floats, worse: Floats, votes: Answers) -> bool:
     """Whether the gain per vote exceeds `CLEARLY` standard errors, items being the clusters."""
     gain = np.bincount(votes.item, better - worse, votes.n_items)
     return bool(gain.sum() > CLEARLY * np.sqrt((gain**2).sum()))
+
+
+def _refuted(typed: Floats, held: dict[str, Floats], votes: Answers, given: Evidence) -> bool:
+    """Whether subtypes predict clearly better than all of `held`, discounted and as they are."""
+    return all(_clearly(typed, scores, votes) for scores in held.values()) and all(
+        _clearly(typed, held_out(votes, given, make), votes) for make in MODELS.values()
+    )
 
 
 def _kept(held: dict[str, Floats], votes: Answers) -> list[str]:
@@ -177,6 +228,9 @@ def _reason(best: str, held: dict[str, Floats], used: list[str]) -> str:
     left = [name for name in held if name not in used]
     table = ", ".join(f"{name} {_mean(scores):.4f}" for name, scores in held.items())
     said = f"Held-out votes have a mean log probability of {table}; {best} predicts them best."
-    if left:
+    if "subtypes" in used:
+        said += " Left out, as subtypes of items predict clearly better: the models that explain"
+        said += " errors shared by annotators as a class."
+    elif left := [name for name in left if name != "subtypes"]:
         said += f" Left out, as the guesser predicts clearly better: {' and '.join(left)}."
     return f"{said} Pooled evenly with majority vote: {' and '.join(used)}."
