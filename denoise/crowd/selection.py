@@ -15,8 +15,8 @@ class: one-coin, with one parameter an annotator, and majority vote.
 
 What stays is pooled evenly, with majority vote, after each posterior has been softened for shared
 errors. The members of the pools and `SHARED_ERROR` were chosen once, for all tables, with the
-answers of the nine benchmark tables in view (the pool with subtypes: of simulated crowds); nothing
-is chosen by answers at run time.
+answers of the nine benchmark tables in view (the pool with subtypes: of simulated crowds and of
+halves of tables whose annotators err together); nothing is chosen by answers at run time.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ CLEARLY = 2.0
 """Standard errors (over items) by which one model must predict better than another."""
 
 FOLDS = 2
-
-STARTS = 4
-"""Random starts of the subtypes, where they are pooled."""
 
 MODELS: dict[str, Callable[[Answers], Annotators]] = {
     "one-coin": one_coin,
@@ -91,7 +88,7 @@ def auto(
             trace, converged = solution.trace, converged and solution.converged
     if shared:
         run = given._replace(class_prior="learned")
-        fitted = subtypes.subtypes(votes, run, n_starts=STARTS, move=True)
+        fitted = subtypes.subtypes(votes, run, move=True)
         members.append(softened(votes, given, fitted.posterior, shared_error))
         used, converged = [*used, "subtypes"], converged and fitted.converged
     held["subtypes"] = typed
