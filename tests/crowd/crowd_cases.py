@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -44,25 +46,33 @@ def misled(seed: int, n_items: int, n_annotators: int, each: int = 10):
     return answers(item, annotator, label, n_items, n_annotators, 2), truth
 
 
-@st.composite
-def cases(draw):
-    """(votes, what is given, a model with random parameters), over all switches."""
-    seed = draw(st.integers(0, 10_000))
-    n_classes = draw(st.integers(2, 3))
-    votes, truth = drawn(seed, draw(st.integers(1, 4)), draw(st.integers(1, 3)), n_classes)
+SWITCHES = list(product(sorted(MODELS), *([False, True],) * 3, ["learned", "uniform"]))
+"""Model, known answers, items' own priors, powers, class prior: every combination."""
+
+
+def case(seed: int, switches) -> tuple[Answers, em.Evidence, em.Point]:
+    """Up to 4 items, 3 annotators and 3 classes, what is given, and random parameters."""
+    name, known, priors, powers, class_prior = switches
     rng = np.random.default_rng(seed)
-    known = np.where(rng.random(votes.n_items) < 0.3, truth, -1)
+    n_classes = int(rng.integers(2, 4))
+    votes, truth = drawn(seed, int(rng.integers(1, 5)), int(rng.integers(1, 4)), n_classes)
+    some = np.where(rng.random(votes.n_items) < 0.3, truth, -1)
     given = em.evidence(
         votes,
-        power=rng.uniform(0.2, 1.0, votes.n_annotators) if draw(st.booleans()) else None,
-        known=known if draw(st.booleans()) else None,
-        prior=rng.dirichlet(np.ones(n_classes), votes.n_items) if draw(st.booleans()) else None,
-        class_prior=draw(st.sampled_from(["learned", "uniform"])),
+        power=rng.uniform(0.2, 1.0, votes.n_annotators) if powers else None,
+        known=some if known else None,
+        prior=rng.dirichlet(np.ones(n_classes), votes.n_items) if priors else None,
+        class_prior=class_prior,
     )
-    model = MODELS[draw(st.sampled_from(sorted(MODELS)))](votes)
     counts = rng.gamma(1.0, 3.0, (votes.n_annotators, n_classes, n_classes))
-    model = model.learned(counts).maximised(counts)
-    return votes, given, model, rng.dirichlet(np.full(n_classes, 3.0))
+    model = MODELS[name](votes).learned(counts).maximised(counts)
+    return votes, given, em.Point(model, rng.dirichlet(np.full(n_classes, 3.0)))
+
+
+@st.composite
+def cases(draw):
+    """A `case` with drawn switches."""
+    return case(draw(st.integers(0, 10_000)), draw(st.sampled_from(SWITCHES)))
 
 
 def enumerated(votes: Answers, given: em.Evidence, model, class_prior):

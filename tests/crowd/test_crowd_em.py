@@ -1,61 +1,24 @@
-"""Posterior, objective and gradients against enumeration and finite differences."""
+"""The EM loop: monotone, at a maximum where it ends, the same with and without acceleration."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from crowd_cases import MODELS, cases, drawn, enumerated
+from crowd_cases import MODELS, cases, drawn
 from hypothesis import given as sampled
 from hypothesis import settings
 
 from denoise.crowd import em, kernels
-from denoise.crowd.dawid_skene import DawidSkene
+from denoise.crowd.answers import answers
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @QUICK
 @sampled(cases())
-def test_the_objective_and_the_posterior_are_those_of_enumeration(case):
-    votes, given, model, rho = case
-    log_likelihood, posterior = enumerated(votes, given, model, rho)
-    expected = log_likelihood + given.power @ model.log_penalty()
-    if given.learns_classes:
-        expected += np.log(rho).sum()
-    assert em.objective(votes, given, model, rho) == pytest.approx(expected, rel=1e-10)
-    ours = np.zeros_like(posterior)
-    em._e_step(votes, given, model, rho, ours, ours)
-    np.testing.assert_allclose(ours, posterior, atol=1e-11)
-
-
-@QUICK
-@sampled(cases())
-def test_the_gradient_in_log_odds_is_expected_minus_predicted_votes(case):
-    """∂F/∂(logits of a row) = c_k (n + α − (N + A) π), by central differences."""
-    votes, given, model, rho = case
-    if not isinstance(model, DawidSkene):
-        return
-    scratch = np.zeros((votes.n_items, votes.n_classes))
-    _, counts, _, _ = em._e_step(votes, given, model, rho, scratch, scratch)
-    whole = counts + model.alpha
-    slope = given.power[:, None, None] * (whole - whole.sum(1, keepdims=True) * model.pi)
-    k, t, step = 0, votes.n_classes - 1, 1e-5
-    for label in range(votes.n_classes):
-        sides = []
-        for sign in (1, -1):
-            pi = model.pi.copy()
-            pi[k, label, t] *= np.exp(sign * step)
-            pi[k, :, t] /= pi[k, :, t].sum()
-            sides.append(em.objective(votes, given, model._replace(pi=pi), rho))
-        found = (sides[0] - sides[1]) / (2 * step)
-        assert found == pytest.approx(slope[k, label, t], abs=1e-5)
-
-
-@QUICK
-@sampled(cases())
 def test_the_objective_never_falls_within_a_stage_and_known_answers_stay(case):
-    votes, given, model, _ = case
-    run = em.fit(votes, given, model, max_iterations=60)
+    votes, given, point = case
+    run = em.fit(votes, given, point.annotators, max_iterations=60)
     for before, after in zip(run.trace, run.trace[1:], strict=False):
         if before.stage == after.stage:
             assert after.objective >= before.objective - 1e-9 * abs(before.objective)
@@ -101,3 +64,31 @@ def test_left_out_votes_are_predicted_from_the_others_alone():
         expected = np.log(q / q.sum() @ pi[votes.annotator[i], votes.label[i]])
         assert out[i] == pytest.approx(expected, rel=1e-10)
     assert given.power.sum() == 4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_acceleration_ends_where_plain_em_does_and_sooner(name):
+    votes, _ = drawn(8, 200, 10, 3)
+    given, tight = em.evidence(votes), {"tolerance": 1e-9, "max_iterations": 5000}
+    plain = em.fit(votes, given, MODELS[name](votes), accelerate=False, **tight)
+    quick = em.fit(votes, given, MODELS[name](votes), **tight)
+    assert plain.converged and quick.converged
+    np.testing.assert_allclose(quick.posterior, plain.posterior, atol=1e-7)
+    assert len(quick.trace) < 0.7 * len(plain.trace)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_threads_change_nothing_but_rounding(n_classes):
+    rng = np.random.default_rng(9)
+    truth = rng.integers(n_classes, size=10_000)
+    item = np.repeat(np.arange(10_000), 6)
+    annotator = (rng.integers(50, size=10_000)[:, None] + np.arange(6)).ravel() % 50
+    right = rng.random(len(item)) < 0.7
+    label = np.where(right, truth[item], rng.integers(n_classes, size=len(item)))
+    one, two, again = (
+        em.fit(votes, em.evidence(votes), MODELS["dawid-skene"](votes))
+        for n in (1, 3, 3)
+        for votes in [answers(item, annotator, label, 10_000, 50, n_classes, threads=n)]
+    )
+    np.testing.assert_allclose(two.posterior, one.posterior, atol=1e-9)
+    assert np.array_equal(again.posterior, two.posterior)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from crowd_cases import MODELS, drawn
+from scipy import special
 
 from denoise.crowd import em, kernels, prior
-from denoise.crowd.answers import answers, subset
+from denoise.crowd.answers import answers, once, subset
 from denoise.crowd.majority import majority
 from denoise.crowd.result import softened, solved, spammer_score
 
@@ -20,6 +21,38 @@ def test_votes_are_grouped_whatever_their_order():
     part = subset(votes, np.array([False, True, True]))
     assert part.start.tolist() == [0, 2, 2]
     assert part.label.tolist() == [2, 1]
+
+
+def test_sorting_is_that_of_the_three_keys_also_with_many_votes_on_an_item():
+    rng = np.random.default_rng(4)
+    item, annotator, label = rng.integers([[5], [70], [3]], size=(3, 600))
+    item[item == 3] = 2  # one without votes
+    votes = answers(item, annotator, label, 5, 70, 3)
+    order = np.lexsort((label, annotator, item))
+    assert np.array_equal(votes.item, item[order])
+    assert np.array_equal(votes.annotator, annotator[order])
+    assert np.array_equal(votes.label, label[order])
+    assert np.array_equal(votes.cell, 3 * annotator[order] + label[order])
+
+
+def test_equal_repeats_count_once_and_differing_ones_not_at_all():
+    rows = np.array([(0, 0, 1), (0, 0, 1), (0, 1, 0), (1, 0, 1), (1, 0, 0), (1, 1, 1), (1, 0, 1)])
+    votes = once(answers(*rows.T, 3, 2, 2))
+    assert votes.start.tolist() == [0, 2, 3, 3]
+    assert votes.cell.tolist() == [1, 2, 3]
+    assert votes.annotator.tolist() == [0, 1, 1] and votes.label.tolist() == [1, 0, 1]
+
+
+def test_agreement_is_with_what_most_of_the_others_said_where_one_label_leads():
+    """Item 0: 0 0 1; item 1: 0 1 2; item 2: one vote. With the others: 0 1, and 1 against 0 0."""
+    rows = np.array([(0, 0, 0), (0, 1, 0), (0, 2, 1), (1, 0, 0), (1, 1, 1), (1, 2, 2), (2, 0, 1)])
+    votes = answers(*rows.T, 3, 3, 3)
+    agreed, decided = kernels.agreement(votes.start, votes.annotator, votes.label, 3, 3)
+    assert agreed.tolist() == [0, 0, 0]
+    assert decided.tolist() == [1, 1, 2]
+    more = answers(*np.vstack([rows, (0, 3, 0)]).T, 3, 4, 3)
+    agreed, _ = kernels.agreement(more.start, more.annotator, more.label, 4, 3)
+    assert agreed.tolist() == [1, 1, 0, 1]
 
 
 def test_majority_vote_splits_ties_and_unvoted_items_evenly():
@@ -92,15 +125,26 @@ def test_softening_keeps_the_likeliest_class_and_follows_the_design_effect():
     np.testing.assert_allclose(soft[0], expected / expected.sum())
 
 
-def test_learning_hyperparameters_raises_their_marginal_likelihood():
+@pytest.mark.parametrize("start", [1e-3, 1.0, 1e3])
+def test_learning_hyperparameters_ends_at_the_maximum_of_their_marginal_likelihood(start):
     rng = np.random.default_rng(2)
     shares = rng.dirichlet([6.0, 2.0, 1.0], 400)
     counts = np.array([rng.multinomial(30, row) for row in shares], float)
-    alpha, before = np.ones(3), -np.inf
-    for _ in range(60):
-        alpha = prior.learn(counts, alpha, 5)
-        value = prior.marginal(counts, alpha)
-        assert value >= before - 1e-9
-        before = value
+    alpha = before = np.full(3, start)
+    for _ in range(20):
+        alpha, before = prior.learn(counts, alpha, 1), alpha
+        assert prior.marginal(counts, alpha) >= prior.marginal(counts, before) - 1e-9
     np.testing.assert_allclose(alpha, [6, 2, 1], rtol=0.25)
+    np.testing.assert_allclose(prior.learn(counts, np.full(3, start)), alpha, rtol=1e-6)
+    best = prior.marginal(counts, alpha)
+    for c in range(3):
+        for factor in (0.999, 1.001):
+            near = np.where(np.arange(3) == c, factor, 1.0) * alpha
+            assert prior.marginal(counts, near) < best
     assert prior.learn(np.zeros((4, 3)), alpha) is alpha
+
+
+@pytest.mark.parametrize("x", [1e-3, 0.5, 3.3, 10.0, 57.0, 1e5])
+def test_log_gamma_and_its_derivatives_are_scipys(x):
+    expected = [special.gammaln(x), special.digamma(x), special.polygamma(1, x)]
+    np.testing.assert_allclose(prior._gammas(x), expected, rtol=1e-12, atol=1e-13)

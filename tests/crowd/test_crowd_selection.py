@@ -28,26 +28,6 @@ PEERS = {
 }
 
 
-def test_renaming_classes_and_annotators_and_shuffling_rows_change_nothing():
-    votes, _ = drawn(11, 80, 8, 3)
-    rng = np.random.default_rng(0)
-    plain = auto(votes)
-    rows, people, classes = rng.permutation(len(votes.label)), rng.permutation(8), [2, 0, 1]
-    other = auto(
-        answers(
-            votes.item[rows],
-            people[votes.annotator[rows]],
-            np.array(classes)[votes.label[rows]],
-            *(80, 8, 3),
-        )
-    )
-    np.testing.assert_allclose(other.fit.posterior[:, classes], plain.fit.posterior, atol=1e-9)
-    np.testing.assert_allclose(other.fit.reliability[people], plain.fit.reliability, atol=1e-9)
-    np.testing.assert_allclose(other.fit.low[people], plain.fit.low, atol=1e-9)
-    held = [(s.model, s.used) for s in plain.scores]
-    assert held == [(s.model, s.used) for s in other.scores]
-
-
 def test_known_answers_priors_and_powers_reach_every_pooled_model():
     votes, truth = drawn(12, 50, 6, 2)
     known = np.where(np.arange(50) < 10, 1 - truth, -1)
