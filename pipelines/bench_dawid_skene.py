@@ -90,7 +90,7 @@ def log_likelihood(votes: Answers, run: Run) -> float:
     return em.objective(votes, em.evidence(votes, prior=rho), model, run.class_prior)
 
 
-def main(peer: str = "", classes: int = 2, threads: int = 1, rounds: int = 3) -> None:
+def main(peer: str = "", classes: int = 2, threads: int = 1, rounds: int = 7) -> None:
     """Print the table."""
     votes, truth = planted(classes)
     ours(votes, classes, threads, True)  # compile
