@@ -192,11 +192,9 @@ def fit(
     here = Point(annotators.maximised(counts), _class_prior(given, posterior.sum(0)))
     tally = votes.tally
     value, counts, classes, change = _e_step(votes, given, *here, posterior, posterior, tally)
-    trace, path, stage, plain, converged = [Step(0, 0, value, change)], None, 0, True, False
-    for iteration in range(1, max_iterations):
-        converged = plain and change < tolerance
-        if converged:
-            break
+    trace, path, stage, iteration, plain = [Step(0, 0, value, change)], None, 0, 0, True
+    while not (converged := plain and change < tolerance) and iteration + 1 < max_iterations:
+        iteration += 1
         annotators = here.annotators.learned(counts) if learn else here.annotators
         if learn:
             gain = annotators.log_penalty() - here.annotators.log_penalty()
@@ -265,8 +263,7 @@ def _e_step(
         return *sums, *run(first, last, votes.start, votes.cell, evidence, *facts, *sums)
 
     threads = votes.threads if len(votes.cell) > SMALL else 1
-    parts = zip(*over(votes.n_items, threads, work), strict=True)
-    *sums, changes = parts
+    *sums, changes = zip(*over(votes.n_items, threads, work), strict=True)
     counts, classes, value = (sum(of_ranges[1:], of_ranges[0]) for of_ranges in sums)
     if binary:
         tally = (votes.tally if tally is None else tally).ravel()
