@@ -198,13 +198,16 @@ def _kept(held: dict[str, Floats], votes: Answers) -> list[str]:
 
 
 def _read(votes: Answers, posterior: Floats, solution: Solution) -> CrowdFit:
-    """Confusions of all annotators at the pooled posterior, shrunk by a learned prior."""
+    """Confusions of all annotators at the pooled posterior, drawn towards their common mean.
+
+    With the weight that the prior has before any votes: one learned here would be far too large,
+    as annotators differ less in the expected votes of a soft posterior than they do.
+    """
     arrays = (votes.start, votes.annotator, votes.label, posterior)
     counts = kernels.count(*arrays, votes.n_annotators)
     model = dawid_skene(votes)
-    for _ in range(5):
-        model = model.learned(counts)
-    model = model.maximised(counts)
+    rows = counts.sum(0) + model.alpha
+    model = model._replace(alpha=model.alpha.sum(0) * rows / rows.sum(0)).maximised(counts)
     share = posterior.sum(0) + em.CLASS_STRENGTH
     strength = model.alpha.sum(0)
     return summary(

@@ -11,6 +11,7 @@ from denoise.crowd import em, kernels, prior
 from denoise.crowd.answers import answers, once, subset
 from denoise.crowd.majority import majority
 from denoise.crowd.result import softened, solved, spammer_score
+from denoise.crowd.selection import auto
 
 
 def test_votes_are_grouped_whatever_their_order():
@@ -90,7 +91,8 @@ def test_the_observed_information_is_minus_the_second_derivative():
             assert found[t, u] == pytest.approx(-sum(corners) / (4 * h * h), rel=1e-4)
 
 
-def test_intervals_cover_the_planted_reliability():
+@pytest.mark.parametrize("model", ["dawid-skene", "auto"])
+def test_intervals_cover_the_planted_reliability(model):
     covered, total = 0, 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -99,8 +101,10 @@ def test_intervals_cover_the_planted_reliability():
         item, annotator = np.nonzero(rng.random((200, 12)) < 0.4)
         right = rng.random(len(item)) < eta[annotator]
         votes = answers(item, annotator, np.where(right, truth[item], 1 - truth[item]), 200, 12, 2)
-        run = em.fit(votes, em.evidence(votes), MODELS["dawid-skene"](votes))
-        fit = solved(votes, run)
+        if model == "auto":
+            fit = auto(votes).fit
+        else:
+            fit = solved(votes, em.fit(votes, em.evidence(votes), MODELS[model](votes)))
         covered += int(((fit.low <= eta) & (eta <= fit.high)).sum())
         total += len(eta)
     assert 0.90 <= covered / total <= 0.99
