@@ -29,7 +29,7 @@ MEAN_VOTES = 4.0
 OFF = 2.0
 """Standard deviation of log τ beforehand: margins are meant to be log-odds, so that τ is 1."""
 
-PILE = 2.0
+PILE = 0.5
 """Power of the belief that reliabilities do not pile up at 0 or 1."""
 
 GUESSING = 40.0
@@ -114,8 +114,8 @@ def log_hyperprior(prior: Prior, eta0: float) -> float:
 
     p(a, b) ∝ (a + b)^−5/2 keeps a few annotators that happen to agree from being taken for equal
     (Gelman et al., *Bayesian Data Analysis*, 3rd ed., section 5.3). m is about `eta0`, as if
-    `MEAN_VOTES` annotators said so, ω about `GUESSERS`, and 2g about `GUESSING`. (a/(1+a))² and
-    (b/(1+b))² are against reliabilities that pile up at 0 or 1: whoever is never wrong stands for
+    `MEAN_VOTES` annotators said so, ω about `GUESSERS`, and 2g about `GUESSING`. √(a/(1+a)) and
+    √(b/(1+b)) are against reliabilities that pile up at 0 or 1: whoever is never wrong stands for
     a model that says too little, and τ comes out too low.
     """
     mean = MEAN_VOTES * eta0 + 1
