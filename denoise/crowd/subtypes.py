@@ -26,6 +26,7 @@ from scipy.special import digamma, gammaln
 from denoise.crowd import em, kernels
 from denoise.crowd.answers import Answers, Codes, Floats
 from denoise.crowd.em import Evidence
+from denoise.pooled.ballots import SMALL, over
 
 N_SUBTYPES = 4
 """Subtypes of each class, M: from 3 on their number changes little, as spare ones stay empty."""
@@ -121,7 +122,6 @@ def _run(
     eye = np.eye(n_classes)
     beta = np.repeat(RIGHT * eye + WRONG * (1.0 - eye), shape[1], axis=1)[None]
     sparse, flat = np.full(shape, SPARSITY / shape[1]), np.ones(n_classes)
-    nothing_known = np.empty(0, np.int64)
     counts = _counts(votes, q)
     bound: list[float] = []
     converged = False
@@ -136,16 +136,9 @@ def _run(
         elif given.prior is None:
             log_tau = np.full(n_classes, -np.log(n_classes))
         log_prior = _joint(given.log_rho(np.exp(log_tau)), log_omega)
-        likelihood, change = kernels.e_pass(
-            votes.start,
-            votes.annotator,
-            votes.label,
-            given.power[:, None, None] * log_pi,
-            _only_known(log_prior, given.known, shape),
-            nothing_known,
-            q,
-            counts,
-        )
+        evidence = (given.power[:, None, None] * log_pi).reshape(-1, q.shape[1])
+        log_prior = _only_known(log_prior, given.known, shape)
+        change, likelihood, counts = _e_step(votes, evidence, log_prior, q)
         bound.append(likelihood - float(apart))
         converged = change < tolerance
         if converged:
@@ -153,6 +146,23 @@ def _run(
     posterior = em.pinned(q.reshape(len(q), *shape).sum(2), given.known)
     posterior /= posterior.sum(1, keepdims=True)
     return Subtypes(mu, eta, nu, q, posterior, tuple(bound), bool(converged))
+
+
+def _e_step(
+    votes: Answers, evidence: Floats, log_prior: Floats, q: Floats
+) -> tuple[float, float, Floats]:
+    """Fill `q` [J, S]; its largest change, Σ_j log of the sums, expected votes [K, C, S]."""
+    nothing_known = np.empty(0, np.int64)
+
+    def work(first: int, last: int) -> tuple[Floats, float, float]:
+        counts, classes = np.zeros(evidence.shape), np.zeros(q.shape[1])
+        facts = (log_prior, nothing_known, q, q, counts, classes)
+        return counts, *kernels.e_pass(first, last, votes.start, votes.cell, evidence, *facts)
+
+    threads = votes.threads if len(votes.cell) > SMALL else 1
+    counts, totals, changes = zip(*over(votes.n_items, threads, work), strict=True)
+    shape = (votes.n_annotators, votes.n_classes, q.shape[1])
+    return max(changes), sum(totals), sum(counts[1:], counts[0]).reshape(shape)
 
 
 def _moved(fitted: Subtypes) -> Iterator[Floats]:
