@@ -135,15 +135,19 @@ def run(directory: Path, threads: int) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         marks.append((name, time.perf_counter(), time.process_time(), peak))
 
-    whole = pooled.calibrate.calibrate
+    calibrate, uncertainty = pooled.calibrate.calibrate, pooled.uncertainty
 
     def timed(*args: object, **options: object) -> object:
         step("calibrate")
-        found = whole(*args, **options)
+        found = calibrate(*args, **options)
         step("fit")
         return found
 
-    pooled.calibrate.calibrate = timed
+    def timed_uncertainty(*args: object) -> object:
+        step("uncertainty")
+        return uncertainty(*args)
+
+    pooled.calibrate.calibrate, pooled.uncertainty = timed, timed_uncertainty
     result = stream.em_stream(
         directory, directory / "em", directory / "scores.parquet", threads=threads, on_step=step
     )

@@ -133,7 +133,8 @@ def em_stream(
         found, margin = margins(pairs_file, pairs, scores, settings)
         known = known_sides(truth, pairs)
         store = RowStore(n, None if n <= in_memory else _made(out.absolute().parent))
-        with row_progress("read votes", n, on_step is not None) as done:
+        step("read votes")
+        with row_progress("votes", n, on_step is not None) as done:
             rows, start, seen, found = _read(votes_file, store, pairs, margin, threads, found, done)
         inputs = {"data": data.result().run_id, **found.inputs}
         inputs |= {} if truth is None else {"truth": known.digest}
@@ -166,9 +167,10 @@ def em_stream(
     del grouped
     by_pair = np.stack([log_odds, margin], axis=1)
     del log_odds, margin
+    step("write")
     with (
         tables.staged_directory(out, provenance) as staging,
-        row_progress("write", n, on_step is not None) as done,
+        row_progress("confidences", n, on_step is not None) as done,
     ):
         columns = Columns(rank, by_pair, known.sides, contradicted, estimate.temperature)
         confidences = staging / em.CONFIDENCES_FILE
