@@ -125,7 +125,7 @@ def integrate(
     n = votes.by_annotator(votes.votes)
     who = np.flatnonzero((n > 0) & (n <= marginal.FEW))
     if not len(who) or prior.strength == 0:
-        return Integrated(fit, solve.posterior(votes, tau, fit.parameters)[0], ())
+        return Integrated(fit, solve.pair_log_odds(votes, tau, fit.parameters), ())
     net = network(votes, who)
     at, trace = fit.parameters, []
     message = np.repeat(at.cells(votes), np.diff(net.ends))
@@ -143,7 +143,7 @@ def integrate(
         if change <= tolerance:
             break
     if change > REST:
-        return Integrated(fit, solve.posterior(votes, tau, fit.parameters)[0], tuple(trace))
+        return Integrated(fit, solve.pair_log_odds(votes, tau, fit.parameters), tuple(trace))
     _to_annotators(net, tau, at, message, s, cavity.probability)
     guesses[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
     shrunk = fit._replace(parameters=at, shrinkage=prior.shrinkage(guesses))

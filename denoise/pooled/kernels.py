@@ -93,12 +93,17 @@ def evidence_pass(first, last, margin, tau):
 
 
 @njit(nogil=True, cache=True)
-def posterior_pass(first, last, start, code, margin, known, tau, lam, log_odds, q):
-    """Write s and q of each pair."""
+def log_odds_pass(first, last, start, code, margin, tau, lam, log_odds):
+    """Write s of each pair."""
     for j in range(first, last):
-        s = _log_odds(j, start, code, margin, tau, lam)
-        log_odds[j] = s
-        q[j] = _posterior(j, s, known)
+        log_odds[j] = _log_odds(j, start, code, margin, tau, lam)
+
+
+@njit(nogil=True, cache=True)
+def posterior_pass(first, last, log_odds, known, q):
+    """Write q of each pair, given s; `q` may be `log_odds` itself."""
+    for j in range(first, last):
+        q[j] = _posterior(j, log_odds[j], known)
 
 
 @njit(nogil=True, cache=True)

@@ -131,7 +131,7 @@ def coupling(
     lam = at.cells(votes)
     eta = sigmoid(lam)
     population_eta = sigmoid(at.theta)
-    _, q = solve.posterior(votes, tau, at)
+    q = solve.posterior(votes, tau, at)
     complete = votes.by_annotator(votes.votes * eta * (1.0 - eta))
     shrinkage = prior.strength * population_eta * (1.0 - population_eta)
     n_annotators = votes.n_annotators

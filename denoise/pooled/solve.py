@@ -77,12 +77,19 @@ def evidence_term(votes: Ballots, tau: float) -> float:
     return sum(over_pairs(votes, lambda f, e: kernels.evidence_pass(f, e, votes.margin, tau)))
 
 
-def posterior(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Floats]:
-    """s = τΔ + Σ vλ and q = P(a is truly preferred) of each pair, [J] each."""
-    s, q = np.empty(len(votes.margin)), np.empty(len(votes.margin))
-    rest = (*votes.arrays, tau, at.cells(votes), s, q)
-    over_pairs(votes, lambda f, e: kernels.posterior_pass(f, e, *rest))
-    return s, q
+def pair_log_odds(votes: Ballots, tau: float, at: Parameters) -> Floats:
+    """s = τΔ + Σ vλ of each pair, [J]."""
+    s = np.empty(len(votes.margin))
+    rest = (votes.start, votes.code, votes.margin, tau, at.cells(votes), s)
+    over_pairs(votes, lambda f, e: kernels.log_odds_pass(f, e, *rest))
+    return s
+
+
+def posterior(votes: Ballots, tau: float, at: Parameters) -> Floats:
+    """q = P(a is truly preferred) of each pair, [J]."""
+    q = pair_log_odds(votes, tau, at)
+    over_pairs(votes, lambda f, e: kernels.posterior_pass(f, e, q, votes.known, q))
+    return q
 
 
 def log_penalty(parameters: Parameters, prior: Prior | Shrinkage) -> float:

@@ -11,10 +11,11 @@ from denoise.noise import Z95, sigmoid
 from denoise.pooled import bethe, kernels, marginal, solve, temperatures
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, over_pairs, sample
+from denoise.pooled.bethe import Integrated
 from denoise.pooled.calibrate import SAMPLE, Calibration
 from denoise.pooled.marginal import Coupling
 from denoise.pooled.prior import Prior
-from denoise.pooled.solve import Fit, Parameters
+from denoise.pooled.solve import Parameters
 
 POINTS = 129
 """Points of the grid on which a posterior that is no normal one is laid out."""
@@ -51,15 +52,15 @@ class Uncertainty(NamedTuple):
     temperature: tuple[float, float]
 
 
-def uncertainty(votes: Ballots, fit: Fit, calibration: Calibration) -> Uncertainty:
+def uncertainty(votes: Ballots, found: Integrated, calibration: Calibration) -> Uncertainty:
     """Bounds that hold the temperature and the prior as uncertain as they are.
 
     Each η's own posterior gives the shape, widened by what the other annotators (Louis' formula)
     and τ and the prior (delta method) add to its variance. The number of wrong votes varies with
     the truth of the pairs, the reliabilities and the same.
     """
-    tau, prior, at = calibration.temperature, calibration.prior, fit.parameters
-    spread = marginal.coupling(votes, tau, at, fit.shrinkage, DENSE)
+    tau, prior, at = calibration.temperature, calibration.prior, found.fit.parameters
+    spread = marginal.coupling(votes, tau, at, found.fit.shrinkage, DENSE)
     of_tau, of_wrong, totals = _sums(votes, tau, at)
     guesses = marginal.guessers(votes, tau, at, prior)
     pull = np.column_stack([of_tau, _pull(sigmoid(at.theta), guesses, prior)])
@@ -72,7 +73,7 @@ def uncertainty(votes: Ballots, fit: Fit, calibration: Calibration) -> Uncertain
     low = np.clip(at.theta - (at.theta - own.low) * factor, -solve.LIMIT, solve.LIMIT)
     high = np.clip(at.theta + (own.high - at.theta) * factor, -solve.LIMIT, solve.LIMIT)
 
-    wrong = expected_wrong(votes, fit, calibration)
+    wrong = expected_wrong(votes, found, calibration)
     slope, within = totals
     along = np.array([slope, 0.0, 0.0, 0.0, 0.0]) + of_wrong @ moves
     of_eta = float(of_wrong @ spread.solve(of_wrong))
@@ -100,20 +101,20 @@ def uncertainty(votes: Ballots, fit: Fit, calibration: Calibration) -> Uncertain
     )
 
 
-def expected_wrong(whole: Ballots, fit: Fit, calibration: Calibration) -> float:
+def expected_wrong(whole: Ballots, found: Integrated, calibration: Calibration) -> float:
     """Expected number of votes against the truth, every η integrated out.
 
     By `bethe.propagate`. Above `SAMPLE` votes on a sample of the pairs, and what it changes there
     against η held at the fit is taken for the whole.
     """
-    tau, at = calibration.temperature, fit.parameters
+    tau, at = calibration.temperature, found.fit.parameters
     votes = sample(whole, SAMPLE)
     beliefs = bethe.propagate(bethe.network(votes), tau, calibration.prior, at)
     integrated = _wrong(votes, beliefs.log_odds)
     if votes is whole:
         return integrated
-    held, held_whole = (_wrong(each, solve.posterior(each, tau, at)[0]) for each in (votes, whole))
-    return held_whole * integrated / max(held, 1e-300)
+    held = _wrong(votes, solve.pair_log_odds(votes, tau, at))
+    return _wrong(whole, found.log_odds) * integrated / max(held, 1e-300)
 
 
 def _wrong(votes: Ballots, log_odds: Floats) -> float:

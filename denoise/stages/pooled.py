@@ -95,7 +95,7 @@ def estimate(
     calibration, fit, turned = _fit(votes, settings, start)
     tau = calibration.temperature
     found = integrate(votes, tau, calibration.prior, fit, settings.tolerance)
-    bounds = uncertainty(votes, found.fit, calibration)
+    bounds = uncertainty(votes, found, calibration)
     eta = sigmoid(found.fit.parameters.theta)
     n = votes.by_annotator(votes.votes)
     sure = n * np.minimum(eta, 1 - eta) < 0.5

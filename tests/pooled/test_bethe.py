@@ -136,7 +136,7 @@ def test_few_votes_are_not_taken_for_more_than_they_are():
         votes = ballots(s.pair, s.annotator, s.sign, s.margin, 5)
         fit = maximum(votes, 1.0, prior, start(5))
         q = noise.sigmoid(bethe.integrate(votes, 1.0, prior, fit).log_odds)
-        held = marginal.solve.posterior(votes, 1.0, fit.parameters)[1]
+        held = marginal.solve.posterior(votes, 1.0, fit.parameters)
         zeros = np.zeros(7, int)
         _, exact = enumerated(s.pair, s.annotator, s.sign, s.margin, 5, 1.0, prior, zeros)
         errors.append([np.abs(q - exact).mean(), np.abs(held - exact).mean()])

@@ -60,7 +60,7 @@ def fitted(s, **options):
     settings = {"fit_temperature": True, "fit_prior": n >= population.LEAST, **options}
     made = calibrate.calibrate(votes, start(n), Prior(0.9, 5.0), eta0=0.9, **settings)
     fit = maximum(votes, made.temperature, made.prior, made.parameters)
-    return votes, made, bethe.integrate(votes, made.temperature, made.prior, fit).fit
+    return votes, made, bethe.integrate(votes, made.temperature, made.prior, fit)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
@@ -102,10 +102,10 @@ def test_intervals_cover_the_planted_reliability(votes_each, per_pair):
     covered = []
     for seed in range(20):
         s = simulate(25 * votes_each // per_pair, 25, per_pair, seed=seed)
-        votes, made, fit = fitted(s)
-        bounds = uncertainty.uncertainty(votes, fit, made)
+        votes, made, found = fitted(s)
+        bounds = uncertainty.uncertainty(votes, found, made)
         covered.append((bounds.low <= s.reliability) & (s.reliability <= bounds.high))
-        eta = noise.sigmoid(fit.parameters.theta)
+        eta = noise.sigmoid(found.fit.parameters.theta)
         assert ((bounds.low <= eta) & (eta <= bounds.high)).all()
     assert 0.92 <= np.mean(covered) <= 0.985
 
@@ -115,8 +115,8 @@ def test_the_number_of_wrong_labels_is_within_its_interval():
     inside = 0
     for seed in range(40):
         s = simulate(500, 30, 3, seed=seed)
-        votes, made, fit = fitted(s)
-        bounds = uncertainty.uncertainty(votes, fit, made)
+        votes, made, found = fitted(s)
+        bounds = uncertainty.uncertainty(votes, found, made)
         inside += bounds.wrong_low <= s.wrong.sum() <= bounds.wrong_high
     assert inside >= 34
 
@@ -127,8 +127,8 @@ def test_intervals_of_one_annotator_hold_where_the_temperature_is_open(planted):
     inside = []
     for seed in range(20):
         s = simulate(3000, 1, 1, reliability=np.array([planted]), seed=seed)
-        votes, made, fit = fitted(s)
-        bounds = uncertainty.uncertainty(votes, fit, made)
+        votes, made, found = fitted(s)
+        bounds = uncertainty.uncertainty(votes, found, made)
         inside.append(bounds.low[0] <= planted <= bounds.high[0] or not bounds.identified[0])
         assert bounds.wrong_low <= bounds.expected_wrong <= bounds.wrong_high
     assert sum(inside) >= 16
@@ -136,9 +136,9 @@ def test_intervals_of_one_annotator_hold_where_the_temperature_is_open(planted):
 
 def test_nothing_but_single_votes_identifies_nothing():
     s = simulate(500, 10, 1, seed=0)
-    votes, made, fit = fitted(s.with_margin(0 * s.margin), fit_prior=False)
-    assert not uncertainty.uncertainty(votes, fit, made).identified.any()
-    np.testing.assert_allclose(noise.sigmoid(fit.parameters.theta), 0.9)
+    votes, made, found = fitted(s.with_margin(0 * s.margin), fit_prior=False)
+    assert not uncertainty.uncertainty(votes, found, made).identified.any()
+    np.testing.assert_allclose(noise.sigmoid(found.fit.parameters.theta), 0.9)
 
 
 def test_components_are_turned_to_what_the_prior_likes():

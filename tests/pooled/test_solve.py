@@ -24,7 +24,7 @@ def test_posterior_and_objective_are_those_of_enumeration(case, theta, delta, ta
     at = parameters(theta, delta, votes)
     lam = at.cells(votes)
     posterior, right, log_likelihood = enumerate_truths(*arrays, tau, lam)
-    _, q = solve.posterior(votes, tau, at)
+    q = solve.posterior(votes, tau, at)
     np.testing.assert_allclose(q, posterior, atol=1e-12)
     sums, _ = solve.expectation(votes, tau, lam)
     np.testing.assert_allclose(sums, np.bincount(arrays[1], right, len(lam)), atol=1e-12)
@@ -185,8 +185,8 @@ def test_turning_every_pair_round_changes_nothing(case, theta, tau):
         n_levels=votes.n_levels,
         known=-known,
     )
-    _, q = solve.posterior(votes, tau, at)
-    _, q_turned = solve.posterior(turned, tau, at)
+    q = solve.posterior(votes, tau, at)
+    q_turned = solve.posterior(turned, tau, at)
     np.testing.assert_allclose(q_turned, 1 - q, atol=1e-12)
     prior = Prior(0.9, 3.0)
     here, there = (solve.objective(v, tau, at, prior) for v in (votes, turned))
