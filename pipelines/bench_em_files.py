@@ -5,7 +5,8 @@
 Makes the tables in DIRECTORY (four votes a pair in no order, 1,000 annotators, scores), runs
 `denoise.stages.stream.em_stream` on them in a fresh process, prints a Markdown table, and removes
 what it made. 100 M votes take 5 GB on disk with integer ids and 14 GB with text ids (32 hex
-digits), the result half of it.
+digits), the result half of it. `--ids running` are whole numbers of four bytes, with the margins
+among the pairs and without vote ids: a billion such votes, their rows and the result take 60 GB.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ STEPS = (
 )
 
 
-def ids(codes: np.ndarray, text: bool) -> pa.Array:
-    """Ids of pairs: 64-bit integers, or 32 hex digits."""
+def ids(codes: np.ndarray, kind: str) -> pa.Array:
+    """Ids of pairs: 64-bit integers, 32 hex digits, or running numbers."""
+    if kind == "running":
+        return pa.array(codes.astype(np.int32))
     keys = mixed(codes.astype(np.int64))
-    if not text:
+    if kind == "integer":
         return pa.array(keys.view(np.int64))
     digits = binascii.hexlify(np.stack([keys, mixed(keys.view(np.int64))], axis=1).tobytes())
     offsets = np.arange(0, 32 * len(codes) + 1, 32, dtype=np.int64)
@@ -72,7 +75,7 @@ def write(path: Path, tables: Iterator[pa.Table]) -> None:
             writer.write_table(table)
 
 
-def make(directory: Path, n_votes: int, text: bool) -> np.ndarray:
+def make(directory: Path, n_votes: int, kind: str) -> np.ndarray:
     """The tables in `directory`; returns the annotators' reliabilities, [K]."""
     rng = np.random.default_rng(0)
     n_pairs = n_votes // PER_PAIR
@@ -82,20 +85,23 @@ def make(directory: Path, n_votes: int, text: bool) -> np.ndarray:
     names = pa.array([f"annotator-{k:04d}" for k in range(ANNOTATORS)])
     sides = pa.array(["b", "a"])
     directory.mkdir(parents=True, exist_ok=True)
+    running = kind == "running"
 
     def pairs() -> Iterator[pa.Table]:
         for at in chunks(n_pairs):
             texts = {
                 n: pa.array(["text"] * len(at)) for n in ("prompt", "response_a", "response_b")
             }
-            yield pa.table({"pair_id": ids(at, text), **texts})
+            if running:
+                texts["margin"] = pa.array(margin[at])
+            yield pa.table({"pair_id": ids(at, kind), **texts})
 
     def scores() -> Iterator[pa.Table]:
         for at in chunks(n_pairs):
             base = rng.normal(-80, 20, (3, len(at)))
             yield pa.table(
                 {
-                    "pair_id": ids(at, text),
+                    "pair_id": ids(at, kind),
                     "policy_a_logps": base[0],
                     "policy_b_logps": base[0] + base[2] - base[1] - 10.0 * margin[at],
                     "ref_a_logps": base[1],
@@ -111,15 +117,16 @@ def make(directory: Path, n_votes: int, text: bool) -> np.ndarray:
             who = rng.integers(0, ANNOTATORS, len(at), np.int32)
             for_a = truth[pair] == (rng.random(len(at)) < eta[who])
             yield pa.table(
-                {
-                    "vote_id": at,
-                    "pair_id": ids(pair, text),
+                ({} if running else {"vote_id": at})
+                | {
+                    "pair_id": ids(pair, kind),
                     "annotator_id": pa.DictionaryArray.from_arrays(who, names),
                     "vote": pa.DictionaryArray.from_arrays(for_a.astype(np.int32), sides),
                 }
             )
 
-    for name, made in {"pairs": pairs, "scores": scores, "votes": votes}.items():
+    tables = {"pairs": pairs, "votes": votes} | ({} if running else {"scores": scores})
+    for name, made in tables.items():
         write(directory / f"{name}.parquet", made())
     return eta
 
@@ -148,9 +155,9 @@ def run(directory: Path, threads: int) -> None:
         return uncertainty(*args)
 
     pooled.calibrate.calibrate, pooled.uncertainty = timed, timed_uncertainty
-    result = stream.em_stream(
-        directory, directory / "em", directory / "scores.parquet", threads=threads, on_step=step
-    )
+    scores = directory / "scores.parquet"
+    given = {"scores": scores} if scores.exists() else {"margin_column": "margin"}
+    result = stream.em_stream(directory, directory / "em", threads=threads, on_step=step, **given)
     step("end")
     seconds = dict.fromkeys(STEPS, 0.0)
     cpu, peaks = dict(seconds), dict.fromkeys(STEPS, 0)
@@ -186,7 +193,7 @@ def main() -> None:
     for kind in given.ids:
         directory = given.directory / f"bench-{kind}"
         try:
-            eta = make(directory, given.votes, kind == "text")
+            eta = make(directory, given.votes, kind)
             words = [sys.executable, __file__, str(directory), "--run"]
             words += ["--threads", str(given.threads)]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
