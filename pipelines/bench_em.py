@@ -18,6 +18,7 @@ import typer
 from denoise.noise import log_odds, sigmoid
 from denoise.pooled import calibrate, solve
 from denoise.pooled.ballots import Ballots
+from denoise.pooled.bethe import integrate
 from denoise.pooled.maximum import maximum, reliabilities
 from denoise.pooled.prior import Prior
 from denoise.pooled.uncertainty import uncertainty
@@ -102,11 +103,12 @@ def bench_pooled(n: int, eta: np.ndarray, threads: int) -> None:
 
     few = pooled_votes(4000, eta, 1)
     made = calibrated(few)
-    uncertainty(few, made.parameters, made)  # compile
+    fit = maximum(few, made.temperature, made.prior, made.parameters)
+    uncertainty(few, integrate(few, made.temperature, made.prior, fit), made)  # compile
     first, made = timed(lambda: calibrated(votes))
     tau, prior = made.temperature, made.prior
     second, fit = timed(lambda: maximum(votes, tau, prior, made.parameters))
-    third, bounds = timed(lambda: uncertainty(votes, fit.parameters, made))
+    third, bounds = timed(lambda: uncertainty(votes, integrate(votes, tau, prior, fit), made))
     found = sigmoid(fit.parameters.theta)
     inside = np.mean((bounds.low <= eta) & (eta <= bounds.high))
     row(f"pooled, {n:,} votes: calibration", first, None, f"τ = {made.temperature:.3f}")

@@ -132,7 +132,7 @@ def em_labels(
         )
     if common:
         effect = (
-            "models that take them for independent follow the largest group, so "
+            "models of the votes follow the largest group, so "
             "plain shares of the votes are given instead"
             if fallen_back
             else "no discount is made: take the confidences as too high"
