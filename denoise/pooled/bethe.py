@@ -19,6 +19,7 @@ from denoise.pooled import kernels, marginal, solve
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import SMALL, Ballots, Floats, over, over_pairs
 from denoise.pooled.marginal import Cavities, Nodes
+from denoise.pooled.maximum import untold
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Fit, Parameters, Step
 
@@ -124,7 +125,7 @@ def integrate(
     """
     n = votes.by_annotator(votes.votes)
     who = np.flatnonzero((n > 0) & (n <= marginal.FEW))
-    if not len(who) or prior.strength == 0:
+    if not len(who) or prior.strength == 0 or untold(votes, tau):
         return Integrated(fit, solve.pair_log_odds(votes, tau, fit.parameters), ())
     net = network(votes, who)
     at, trace = fit.parameters, []

@@ -12,7 +12,7 @@ from denoise.pooled import bethe
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, sample
 from denoise.pooled.bethe import Beliefs, Network
-from denoise.pooled.maximum import maximum
+from denoise.pooled.maximum import maximum, untold
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Parameters
 
@@ -33,6 +33,10 @@ SHARES = (0.1, 0.9)
 
 WORTH = 1.92
 """Nats by which the margins must explain the votes better than none do: half of χ²₁'s 95 %."""
+
+FLIPPED = 0.3
+"""Mean η from which down labels are flipped. Margins that make the whole crowd a little worse than
+chance are rather wrong themselves: with one vote a pair the votes cannot tell these two apart."""
 
 SHIFTS = 4
 """Times that the shifts of strengths and the rest are fitted in turn."""
@@ -98,7 +102,8 @@ def calibrate(
 ) -> Calibration:
     """τ and the prior that make the votes likeliest; τ = 0 where the margins explain nothing.
 
-    Where τ cannot be told from 0 (a gain under `WORTH`) it is 0, or 1 if the votes are likelier so.
+    Where τ cannot be told from 0 (a gain under `WORTH`), or the crowd would be worse than chance,
+    it is 0, or 1 if the votes are likelier so.
     The shifts of strengths are those of the maximum there, in turn.
 
     `prior` is where the search begins, or what is kept without `fit_prior`. Above `SAMPLE` votes a
@@ -125,7 +130,7 @@ def _calibrate(
     rms = root_mean_square(votes)
     if rms == 0.0:
         fit_temperature = False
-    net = bethe.network(votes)
+    net, given = bethe.network(votes), prior
     priors = [prior._replace(guessers=share) for share in SHARES] if fit_prior else [prior]
 
     def highest(taus: list[float], fit_temperature: bool) -> tuple[float, Prior, float, _Objective]:
@@ -145,12 +150,16 @@ def _calibrate(
     if fit_temperature:
         _, prior_without, without, nothing = highest([0.0], False)
         gain = best - without
-        if gain < WORTH:
+        contrary = not len(votes.known) and FLIPPED < prior.population < 0.5
+        if gain < WORTH or contrary:
             _, prior_as_is, as_is, at_face_value = highest([1.0], False)
-            if as_is > without and prior_as_is.mean > 0.5:
+            if as_is > without and prior_as_is.population > 0.5:
                 tau, prior, evaluate = 1.0, prior_as_is, at_face_value
             else:
                 tau, prior, evaluate = 0.0, prior_without, nothing
+    if untold(votes, tau):  # all that there is, is what was believed beforehand
+        nothing_known = np.zeros((5, 5))
+        return Calibration(tau, given, gain, nothing_known, start, tuple(evaluate.trace))
     free = [0] * (fit_temperature and tau > 0) + [1, 2, 3, 4] * fit_prior
     for _ in range(POLISH):
         tau, prior = _newton(evaluate, tau, prior, free)

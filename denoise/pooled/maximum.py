@@ -76,6 +76,11 @@ def maximum(
     with that mean of both kinds as its prior, by EM, or directly where no pair has two votes.
     """
     options = {"tolerance": tolerance, "max_iterations": max_iterations}
+    if untold(votes, tau) and prior.strength > 0:
+        theta = np.full(votes.n_annotators, log_odds(np.float64(prior.population)))
+        at, shrinkage = start._replace(theta=theta), prior.shrinkage(prior.guessers)
+        value = solve.objective(votes, tau, at, shrinkage)
+        return Fit(at, value, True, (Step(0, value, None, prior.population),), shrinkage)
     if prior.guessers == 0:
         return _maximum(votes, tau, prior, start, **options)
     at, trace = start, ()
@@ -88,6 +93,12 @@ def maximum(
         if np.abs(guesses - before).max(initial=0.0) <= SETTLED:
             break
     return fit._replace(trace=trace)
+
+
+def untold(votes: Ballots, tau: float) -> bool:
+    """Whether the votes say nothing of anybody: one a pair, and no margin or answer beside it."""
+    beside = (tau != 0 and votes.margin.any()) or votes.known.any()
+    return votes.single and votes.n_levels == 1 and not beside
 
 
 def _maximum(

@@ -74,6 +74,11 @@ class Prior(NamedTuple):
         return self.mean * self.strength
 
     @property
+    def population(self) -> float:
+        """Mean η of all annotators, of those who guess too."""
+        return (1.0 - self.guessers) * self.mean + self.guessers / 2
+
+    @property
     def b(self) -> float:
         """Wrong votes it counts for."""
         return (1.0 - self.mean) * self.strength
