@@ -275,16 +275,16 @@ def test_row_order_names_and_orientation_do_not_matter(seed, pool, strong):
     left, same, right = (r.confidences.sort("vote_id") for r in (one, shuffled, two))
     np.testing.assert_array_equal(left["confidence"], same["confidence"])
     # With other names the sums round otherwise, and the search for τ and the prior with them.
-    np.testing.assert_allclose(left["confidence"], right["confidence"], atol=1e-3)
+    np.testing.assert_allclose(left["confidence"], right["confidence"], atol=1e-6)
     mine = one.annotators.with_columns(pl.col("annotator_id").replace_strict(names)).sort(
         "annotator_id"
     )
     theirs = two.annotators.sort("annotator_id")
     for column in ("reliability", "reliability_low", "reliability_high"):
         np.testing.assert_allclose(
-            mine[column].fill_null(-1), theirs[column].fill_null(-1), atol=2e-3
+            mine[column].fill_null(-1), theirs[column].fill_null(-1), atol=1e-6
         )
-    assert one.summary["expected_wrong"] == pytest.approx(two.summary["expected_wrong"], rel=1e-2)
+    assert one.summary["expected_wrong"] == pytest.approx(two.summary["expected_wrong"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
