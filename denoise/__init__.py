@@ -16,7 +16,6 @@ __all__ = [
     "DenoiseError",
     "InputError",
     "RunError",
-    "ScoreSettings",
     "em",
     "em_labels",
     "export",
@@ -27,7 +26,6 @@ __all__ = [
 _HOME = {
     "import_data": "denoise.importers",
     "score": "denoise.stages.score",
-    "ScoreSettings": "denoise.stages.score",
     "em": "denoise.stages.em",
     "em_labels": "denoise.stages.labels",
     "export": "denoise.stages.export",
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     from denoise.stages.em import em
     from denoise.stages.export import export
     from denoise.stages.labels import em_labels
-    from denoise.stages.score import ScoreSettings, score
+    from denoise.stages.score import score
 
 
 def __dir__() -> list[str]:

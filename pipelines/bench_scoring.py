@@ -128,13 +128,13 @@ def main() -> None:
             pairs.append(pair)
 
     scorer = TransformersScorer(source)
-    scorer.choose_layout(pairs)
+    scorer.prepare(pairs)
     model = scorer.model
 
     def denoise() -> np.ndarray:
         logps = np.zeros((len(pairs), 2))
-        for batch in scorer.batches(pairs):
-            logps[batch] = scorer.score([pairs[row] for row in batch])
+        for rows, values in scorer.score(pairs, np.arange(len(pairs))):
+            logps[rows] = values
         return logps
 
     with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from denoise.stages.score import Plan
 
 
+SAMPLE = 32
+"""Pairs that a dry run scores to measure the rate."""
+
+
 @shared.app.command()
 def score(
     source: shared.Source,
@@ -68,6 +72,7 @@ def score(
     from denoise.stages import score as stage
 
     settings = stage.ScoreSettings(
+        backend=backend,
         tokenize=tokenize,
         max_length=max_length,
         truncate=truncate,
@@ -78,12 +83,11 @@ def score(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    settings.check(backend)
     path = score_file(out, settings.shard)
     check_scores_out(path)
     data = shared.load(source, map_, aspect, split, texts)
     with naming_files(pairs=source):
-        planned = stage.plan(data, policy, reference, backend, settings, say)
+        planned = stage.plan(data, policy, reference, settings, say)
     for note in planned.notes:
         say(note)
     if dry_run:
@@ -111,6 +115,8 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _dry_run(planned: Plan) -> None:
+    import numpy as np
+
     from denoise.cli.console import say
     from denoise.stages.score import open_scorer
 
@@ -118,15 +124,18 @@ def _dry_run(planned: Plan) -> None:
     say(f"{len(planned.skipped):,} pairs would be skipped")
     if not planned.pairs:
         return
+    rows = np.random.default_rng(0).permutation(len(planned.pairs))[:SAMPLE]
+    sample = [planned.pairs[row] for row in rows]
     scorer = open_scorer(planned.policy, planned.settings)
-    scorer.choose_layout(planned.pairs)
-    batches = scorer.batches(planned.pairs)
-    batch = [planned.pairs[row] for row in batches[len(batches) // 2][:16]]
-    scorer.score(batch)  # the first batch pays for warming up
-    start = time.perf_counter()
-    scorer.score(batch)
-    rate = sum(p.length for p in batch) / (time.perf_counter() - start)
-    scorer.close()
+    try:
+        scorer.prepare(planned.pairs)
+        for _ in range(2):  # the first time pays for warming up
+            start = time.perf_counter()
+            for _finished in scorer.score(sample, np.arange(len(sample))):
+                pass
+            rate = sum(p.length for p in sample) / (time.perf_counter() - start)
+    finally:
+        scorer.close()
     seconds = (2 if planned.reference else 1) * planned.tokens / rate
     time_needed = f"{seconds:,.0f} seconds" if seconds < 90 else f"{seconds / 60:,.0f} minutes"
     which = "policy and reference" if planned.reference else "the policy"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from denoise.errors import RunError, refuse
-from denoise.scorers import batching
+from denoise.scorers import Scored, batching
 from denoise.scorers.batching import Rows
 from denoise.scorers.models import ModelSource, load_model
 from denoise.tokenise import TokenPair
@@ -29,7 +29,7 @@ whose own rounding is of that order, while a wrong mask costs whole nats."""
 class TransformersScorer:
     """Scores with a causal language model of transformers on one device.
 
-    `layout` is how rows are built, chosen by `choose_layout` from what the architecture bears:
+    `layout` is how rows are built, chosen by `prepare` from what the architecture bears:
     `shared` (prompt, a and b in one row under a block mask), `plain` (two rows a pair), or `full`
     (plain rows through the model's own head, where the head does more than a matrix product).
     """
@@ -58,7 +58,7 @@ class TransformersScorer:
         lengths = np.array([pair.length for pair in pairs], dtype=np.int64)
         return batching.token_budget(lengths, self.batch_tokens)
 
-    def choose_layout(self, pairs: Sequence[TokenPair]) -> str:
+    def prepare(self, pairs: Sequence[TokenPair]) -> tuple[str, ...]:
         """Choose the fastest layout that agrees with the model's own forward pass on two pairs.
 
         Raises:
@@ -84,11 +84,28 @@ class TransformersScorer:
                 continue  # the architecture does not take such a mask or has no separate head
             if off.max() <= tolerance:
                 self.layout = layout
-                return layout
-        self.layout = "full"
-        return self.layout
+                break
+        else:
+            self.layout = "full"
+        shared = self.layout == "shared"
+        return () if shared else ("prompts are computed twice; it does not bear a block mask",)
 
-    def score(self, pairs: Sequence[TokenPair]) -> np.ndarray:
+    def score(self, pairs: Sequence[TokenPair], rows: np.ndarray) -> Iterator[Scored]:
+        """Score every batch of the job that has some of these rows, longest first.
+
+        The batches are those of the whole job, whatever a kill has left: equal runs give equal
+        numbers.
+
+        Raises:
+            RunError: a single pair does not fit into the device's memory.
+        """
+        wanted = np.zeros(len(pairs), dtype=bool)
+        wanted[rows] = True
+        for batch in self.batches(pairs):
+            if wanted[batch].any():
+                yield Scored(batch, self.score_batch([pairs[row] for row in batch]))
+
+    def score_batch(self, pairs: Sequence[TokenPair]) -> np.ndarray:
         """Sums of response log-probs in nats, shape [pairs, 2], float64.
 
         A batch that does not fit into the device's memory is halved.
@@ -106,7 +123,7 @@ class TransformersScorer:
                 f"{self.device}; lower --max-length, or score it with a larger device"
             )
         half = len(pairs) // 2
-        return np.concatenate([self.score(pairs[:half]), self.score(pairs[half:])])
+        return np.concatenate([self.score_batch(pairs[:half]), self.score_batch(pairs[half:])])
 
     def close(self) -> None:
         """Let go of the model's memory."""

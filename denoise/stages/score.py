@@ -7,75 +7,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from denoise import schema, tables
 from denoise.dataset import Dataset
-from denoise.errors import Fault, RunError, raise_any, refuse
+from denoise.errors import RunError, raise_any, refuse
 from denoise.parts import Parts
 from denoise.progress import scoring_progress
+from denoise.scorers.settings import ScoreSettings
 from denoise.scores import SKIPPED_SCHEMA, Scores, check_scores_out, write_scores
 from denoise.tables import Provenance
-from denoise.tokenise import RULES, Skip, TokenPair, tokenise
+from denoise.tokenise import Skip, TokenPair, tokenise
 
 if TYPE_CHECKING:
     from denoise.scorers import Scorer
     from denoise.scorers.models import ModelSource
 
-BACKENDS = ("auto", "transformers")
-TRUNCATE = ("none", "keep-start")
-MAX_LENGTH = 1024
-"""TRL's own default (DPOConfig.max_length)."""
-
 KEEP_SECONDS = 10.0
 """How much finished work a kill may cost."""
 
 _ROWS = 4096
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What the numbers depend on; `device` and `trust_remote_code` only say how to get them."""
-
-    tokenize: str = "trl-dpo"
-    max_length: int = MAX_LENGTH
-    truncate: str = "none"
-    dtype: str = "auto"
-    batch_tokens: int | None = None
-    limit: int | None = None
-    shard: tuple[int, int] | None = None
-    device: str = "auto"
-    trust_remote_code: bool = False
-
-    def check(self, backend: str) -> None:
-        """Refuse settings that mean nothing, all at once."""
-        wrong = []
-        for option, value, known in (
-            ("--backend", backend, BACKENDS),
-            ("--tokenize", self.tokenize, RULES),
-            ("--truncate", self.truncate, TRUNCATE),
-            ("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
-        ):
-            if value not in known:
-                wrong.append(
-                    Fault(f"{option} is unknown", found=value, fix=f"give {' or '.join(known)}")
-                )
-        for option, number in (
-            ("--max-length", self.max_length),
-            ("--limit", self.limit),
-            ("--batch-tokens", self.batch_tokens),
-        ):
-            if number is not None and number < 1:
-                wrong.append(Fault(f"{option} must be at least 1", found=number))
-        if self.shard and not 0 <= self.shard[0] < self.shard[1]:
-            fix = "give i/n with i from 0 to n - 1"
-            wrong.append(
-                Fault("--shard is out of range", found="/".join(map(str, self.shard)), fix=fix)
-            )
-        raise_any(wrong)
 
 
 @dataclass(frozen=True)
@@ -116,24 +70,24 @@ def score(
     *,
     policy: str,
     reference: str | None = None,
-    backend: str = "auto",
-    settings: ScoreSettings | None = None,
     work: Path | None = None,
     announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
+    **options: Any,
 ) -> Scores:
     """Log-probs of both responses of each pair under the policy and the reference.
 
     A model is a hub id, a directory, a PEFT adapter's directory, or a `.gguf` file. Policy and
     reference are loaded one after the other, never both. With `work`, finished batches are kept in
-    that directory, and a repeated call continues from them; the caller removes it.
+    that directory, and a repeated call continues from them; the caller removes it. The other
+    options are those of `ScoreSettings`.
 
     Raises:
         InputError: labels instead of pairs, no such model or broken weights, or finished work of
             other settings.
         RunError: a pair does not fit into memory, or a log-prob is not finite.
     """
-    planned = plan(data, policy, reference, backend, settings or ScoreSettings(), announce)
+    planned = plan(data, policy, reference, ScoreSettings(**options), announce)
     return run(planned, work, announce, progress)
 
 
@@ -165,12 +119,10 @@ def plan(
     data: Dataset,
     policy: str,
     reference: str | None,
-    backend: str,
     settings: ScoreSettings,
     announce: Callable[[str], None],
 ) -> Plan:
     """Resolve the models, choose the pairs, and cut them into tokens."""
-    settings.check(backend)
     pairs, votes = data.preferences()
     _check_contents(pairs)
     from denoise.scorers.models import load_tokenizer, resolve
@@ -243,13 +195,7 @@ def _provenance(
         {
             "policy": tables.without_credentials(policy.name),
             "reference": tables.without_credentials(reference.name) if reference else None,
-            "tokenize": settings.tokenize,
-            "max_length": settings.max_length,
-            "truncate": settings.truncate,
-            "dtype": settings.dtype,
-            "batch_tokens": settings.batch_tokens,
-            "limit": settings.limit,
-            "shard": list(settings.shard) if settings.shard else None,
+            **settings.of_the_numbers(),
         },
     )
 
@@ -304,14 +250,11 @@ def _score_model(
         logps[part["row"].to_numpy()] = part.select("a", "b").to_numpy()
     if len(pairs) == 0 or not np.isnan(logps).any():
         return logps
+    todo = np.flatnonzero(np.isnan(logps).any(axis=1))
     scorer = open_scorer(source, planned.settings)
     try:
-        layout = scorer.choose_layout(pairs)
-        if layout != "shared":
-            announce(f"{source.name}: prompts are computed twice; it does not bear a block mask")
-        # The batches are those of the whole job, whatever a kill has left: equal runs give
-        # equal numbers.
-        todo = [b for b in scorer.batches(pairs) if np.isnan(logps[b]).any()]
+        for note in scorer.prepare(pairs):
+            announce(f"{source.name}: {note}")
         _run(scorer, role, source.name, planned, todo, logps, parts, progress)
     finally:
         scorer.close()
@@ -323,28 +266,35 @@ def _run(
     role: str,
     name: str,
     planned: Plan,
-    todo: list[np.ndarray],
+    todo: np.ndarray,
     logps: np.ndarray,
     parts: Parts | None,
     progress: bool,
 ) -> None:
-    pairs, ids = planned.pairs, planned.ids
-    sizes = [sum(pairs[row].length for row in batch) for batch in todo]
+    """Score the rows `todo` into `logps`, and keep what is finished every `KEEP_SECONDS`."""
+    pairs = planned.pairs
+    lengths = np.array([pair.length for pair in pairs], dtype=np.int64)
     finished: list[np.ndarray] = []
     kept = time.monotonic()
+
+    def keep() -> None:
+        if parts and finished:
+            rows = np.concatenate(finished)
+            parts.add(role, pl.DataFrame({"row": rows, "a": logps[rows, 0], "b": logps[rows, 1]}))
+            finished.clear()
+
     label = f"{role} {name}"
-    with scoring_progress(label, sum(map(len, todo)), sum(sizes), progress) as update:
-        for number, (batch, size) in enumerate(zip(todo, sizes, strict=True)):
-            logps[batch] = _finite(scorer.score([pairs[row] for row in batch]), name, batch, ids)
-            finished.append(batch)
-            update(len(batch), size)
-            last = number == len(todo) - 1
-            if parts and (last or time.monotonic() - kept > KEEP_SECONDS):
-                rows = np.concatenate(finished)
-                parts.add(
-                    role, pl.DataFrame({"row": rows, "a": logps[rows, 0], "b": logps[rows, 1]})
-                )
-                finished, kept = [], time.monotonic()
+    with scoring_progress(label, len(todo), int(lengths[todo].sum()), progress) as update:
+        try:
+            for rows, values in scorer.score(pairs, todo):
+                logps[rows] = _finite(values, name, rows, planned.ids)
+                finished.append(rows)
+                update(len(rows), int(lengths[rows].sum()))
+                if time.monotonic() - kept > KEEP_SECONDS:
+                    keep()
+                    kept = time.monotonic()
+        finally:
+            keep()
 
 
 def _finite(logps: np.ndarray, name: str, batch: np.ndarray, ids: Sequence[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ from datasets import Dataset as Rows
 
 from denoise import losses
 from denoise.dataset import Dataset
-from denoise.stages.score import ScoreSettings, score
+from denoise.stages.score import score
 from denoise.tables import Provenance
 
 LONG = "A horse is larger than a mouse, and kind to it. " * 12
@@ -111,8 +111,8 @@ def test_logps_equal_the_dpo_trainers_precomputed_ones(rows, max_length, policy_
         [trainer.train_dataset[f"ref_{side}_logps"] for side in ("chosen", "rejected")]
     )
 
-    settings = ScoreSettings(max_length=max_length, truncate="keep-start")
-    result = score(dataset(rows), policy=str(policy_dir), settings=settings)
+    settings = {"max_length": max_length, "truncate": "keep-start"}
+    result = score(dataset(rows), policy=str(policy_dir), **settings)
 
     assert result.skipped.is_empty()
     actual = result.scores.select("policy_a_logps", "policy_b_logps").to_numpy()
@@ -120,7 +120,7 @@ def test_logps_equal_the_dpo_trainers_precomputed_ones(rows, max_length, policy_
 
 
 def test_an_overlong_pair_is_skipped_and_named(policy_dir):
-    result = score(dataset(TEXT), policy=str(policy_dir), settings=ScoreSettings(max_length=64))
+    result = score(dataset(TEXT), policy=str(policy_dir), max_length=64)
     assert result.skipped["pair_id"].to_list() == ["p4"]
     assert "exceed max_length 64" in result.skipped["reason"][0]
     assert len(result.scores) == len(TEXT) - 1
@@ -160,8 +160,8 @@ def test_cpo_logps_and_margins_equal_the_cpo_trainers(rows, max_length, policy_d
         with torch.no_grad():
             return trained.concatenated_forward(trained.model.eval(), batch)[:2]
 
-    settings = ScoreSettings(tokenize="trl-cpo", max_length=max_length, truncate="keep-start")
-    scores = score(dataset(rows), policy=str(policy_dir), settings=settings).scores
+    settings = {"tokenize": "trl-cpo", "max_length": max_length, "truncate": "keep-start"}
+    scores = score(dataset(rows), policy=str(policy_dir), **settings).scores
     a, b = (scores[f"policy_{side}_logps"].to_numpy() for side in "ab")
     sums = forward(trainer("sigmoid", swap=False))
     np.testing.assert_allclose(a, sums[0].numpy(), rtol=1e-4)

@@ -18,8 +18,9 @@ from denoise import tables
 from denoise.dataset import Dataset, write_dataset
 from denoise.errors import InputError, RunError
 from denoise.schema import pairs_hash
+from denoise.scorers.settings import ScoreSettings
 from denoise.scores import Scores, check_scores_out, score_file, write_scores
-from denoise.stages.score import ScoreSettings, plan, run, score, score_to_file
+from denoise.stages.score import plan, run, score, score_to_file
 from denoise.tables import Provenance
 
 WORDS = ["a mouse", "is", "larger", "than the horse", "kind", "apples", "naïve", "北京", "🙂"]
@@ -55,7 +56,6 @@ def planned(data, policy, reference=None, **settings):
         data,
         str(policy),
         str(reference) if reference else None,
-        "auto",
         ScoreSettings(**settings),
         lambda _: None,
     )
@@ -77,11 +77,12 @@ def test_shared_and_plain_rows_and_the_models_own_head_agree(policy_dir):
 
     pairs = planned(make(40), policy_dir).pairs
     scorer = TransformersScorer(resolve(str(policy_dir)))
-    assert scorer.choose_layout(pairs) == "shared"
+    assert scorer.prepare(pairs) == ()
+    assert scorer.layout == "shared"
     results = {}
     for layout in ("shared", "plain", "full"):
         scorer.layout = layout
-        results[layout] = scorer.score(pairs)
+        results[layout] = scorer.score_batch(pairs)
     np.testing.assert_allclose(results["shared"], results["full"], rtol=1e-5)
     np.testing.assert_allclose(results["plain"], results["full"], rtol=1e-5)
 
@@ -101,8 +102,8 @@ def test_logps_equal_a_sum_over_single_rows_in_float64(policy_dir):
 
 def test_the_result_does_not_depend_on_the_batch_size_and_keeps_the_inputs_order(policy_dir):
     data = make(60)
-    small = score(data, policy=str(policy_dir), settings=ScoreSettings(batch_tokens=64)).scores
-    large = score(data, policy=str(policy_dir), settings=ScoreSettings(batch_tokens=4096)).scores
+    small = score(data, policy=str(policy_dir), batch_tokens=64).scores
+    large = score(data, policy=str(policy_dir), batch_tokens=4096).scores
     assert small["pair_id"].to_list() == data.pairs["pair_id"].to_list()
     np.testing.assert_allclose(
         small["policy_a_logps"].to_numpy(), large["policy_a_logps"].to_numpy(), rtol=1e-5
@@ -150,7 +151,7 @@ def test_a_merged_adapter_scores_as_peft_does(policy_dir, tmp_path):
     )
     model.save_pretrained(tmp_path)
     said = []
-    work = plan(make(4), str(tmp_path), None, "auto", ScoreSettings(), said.append)
+    work = plan(make(4), str(tmp_path), None, ScoreSettings(), said.append)
     assert said == [f"{tmp_path.name} is an adapter; its base model is {policy_dir}"]
     actual = run(work).scores
     live = PeftModel.from_pretrained(

@@ -1,0 +1,78 @@
+"""What can be set of a scoring run, with ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from denoise.errors import Fault, raise_any
+from denoise.tokenise import RULES
+
+BACKENDS = ("auto", "transformers")
+TRUNCATE = ("none", "keep-start")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+MAX_LENGTH = 1024
+"""TRL's own default (DPOConfig.max_length)."""
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Settings of `score`.
+
+    `tokenize` is the trainer whose token ids are scored, and `max_length` counts prompt + response;
+    `truncate` is what becomes of a longer response: "none" skips its pair, "keep-start" cuts it.
+    `shard` (i, n) scores part i of n, `limit` the first pairs only.
+
+    Raises:
+        InputError: a setting is unknown or out of range; all of them are named.
+    """
+
+    backend: str = "auto"
+    tokenize: str = "trl-dpo"
+    max_length: int = MAX_LENGTH
+    truncate: str = "none"
+    dtype: str = "auto"
+    batch_tokens: int | None = None
+    limit: int | None = None
+    shard: tuple[int, int] | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for option, value, known in (
+            ("--backend", self.backend, BACKENDS),
+            ("--tokenize", self.tokenize, RULES),
+            ("--truncate", self.truncate, TRUNCATE),
+            ("--dtype", self.dtype, DTYPES),
+        ):
+            if value not in known:
+                wrong.append(
+                    Fault(f"{option} is unknown", found=value, fix=f"give {' or '.join(known)}")
+                )
+        for option, number in (
+            ("--max-length", self.max_length),
+            ("--limit", self.limit),
+            ("--batch-tokens", self.batch_tokens),
+        ):
+            if number is not None and number < 1:
+                wrong.append(Fault(f"{option} must be at least 1", found=number))
+        if self.shard and not 0 <= self.shard[0] < self.shard[1]:
+            fix = "give i/n with i from 0 to n - 1"
+            wrong.append(
+                Fault("--shard is out of range", found="/".join(map(str, self.shard)), fix=fix)
+            )
+        raise_any(wrong)
+
+    def of_the_numbers(self) -> dict[str, Any]:
+        """What the scores depend on, for their provenance; the device is not part of it."""
+        return {
+            "backend": self.backend,
+            "tokenize": self.tokenize,
+            "max_length": self.max_length,
+            "truncate": self.truncate,
+            "dtype": self.dtype,
+            "batch_tokens": self.batch_tokens,
+            "limit": self.limit,
+            "shard": list(self.shard) if self.shard else None,
+        }
