@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,7 +36,12 @@ def score(
         str | None,
         typer.Option(metavar="MODEL", help="What the policy was trained from (DPO, IPO)."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto or transformers.")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="auto (vLLM where it is and a GPU is, else transformers), transformers or vllm."
+        ),
+    ] = "auto",
     tokenize: Annotated[
         str, typer.Option(help="Whose token ids: trl-dpo, or trl-cpo (CPO and SimPO trainers).")
     ] = "trl-dpo",
@@ -50,6 +57,15 @@ def score(
     batch_tokens: Annotated[
         int | None, typer.Option(help="Padded tokens in a batch; by the device where not given.")
     ] = None,
+    tensor_parallel: Annotated[int, typer.Option(help="vllm: GPUs that share a layer.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="vllm: GPUs in a row.")] = 1,
+    data_parallel: Annotated[int, typer.Option(help="vllm: copies of the model.")] = 1,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(help="vllm: its share of the memory; 0.85 on a GPU.")
+    ] = None,
+    engine_arg: Annotated[
+        list[str], typer.Option(metavar="KEY=VALUE", help="vllm: any other engine argument.")
+    ] = [],  # noqa: B006
     limit: Annotated[int | None, typer.Option(help="Score the first N pairs only.")] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Score part I of N (from 0), for array jobs.")
@@ -82,6 +98,11 @@ def score(
         shard=_shard(shard),
         device=device,
         trust_remote_code=trust_remote_code,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        data_parallel=data_parallel,
+        gpu_memory_utilization=gpu_memory_utilization,
+        engine_args=_engine_args(engine_arg),
     )
     path = score_file(out, settings.shard)
     check_scores_out(path)
@@ -114,11 +135,30 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(index), int(count)
 
 
+def _engine_args(given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value is JSON (a number, true, an object), or else text."""
+    from denoise.errors import Fault, raise_any
+
+    raise_any(
+        Fault("--engine-arg is not KEY=VALUE", found=text, fix="like max_num_seqs=64")
+        for text in given
+        if "=" not in text
+    )
+    arguments: dict[str, Any] = {}
+    for text in given:
+        key, _, value = text.partition("=")
+        try:
+            arguments[key.strip().replace("-", "_")] = json.loads(value)
+        except ValueError:
+            arguments[key.strip().replace("-", "_")] = value
+    return arguments
+
+
 def _dry_run(planned: Plan) -> None:
     import numpy as np
 
     from denoise.cli.console import say
-    from denoise.stages.score import open_scorer
+    from denoise.scorers.backends import open_scorer
 
     say(f"{len(planned.pairs):,} pairs, {planned.tokens:,} tokens with each prompt once")
     say(f"{len(planned.skipped):,} pairs would be skipped")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from denoise.errors import Fault, raise_any
 from denoise.tokenise import RULES
 
-BACKENDS = ("auto", "transformers")
+BACKENDS = ("auto", "transformers", "vllm")
 TRUNCATE = ("none", "keep-start")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_LENGTH = 1024
@@ -22,6 +23,9 @@ class ScoreSettings:
     `tokenize` is the trainer whose token ids are scored, and `max_length` counts prompt + response;
     `truncate` is what becomes of a longer response: "none" skips its pair, "keep-start" cuts it.
     `shard` (i, n) scores part i of n, `limit` the first pairs only.
+
+    Of vLLM: a model is spread over `tensor_parallel` × `pipeline_parallel` GPUs, with
+    `data_parallel` copies; `engine_args` are vLLM's own.
 
     Raises:
         InputError: a setting is unknown or out of range; all of them are named.
@@ -37,6 +41,11 @@ class ScoreSettings:
     shard: tuple[int, int] | None = None
     device: str = "auto"
     trust_remote_code: bool = False
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    gpu_memory_utilization: float | None = None
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wrong = []
@@ -54,6 +63,9 @@ class ScoreSettings:
             ("--max-length", self.max_length),
             ("--limit", self.limit),
             ("--batch-tokens", self.batch_tokens),
+            ("--tensor-parallel", self.tensor_parallel),
+            ("--pipeline-parallel", self.pipeline_parallel),
+            ("--data-parallel", self.data_parallel),
         ):
             if number is not None and number < 1:
                 wrong.append(Fault(f"{option} must be at least 1", found=number))
@@ -62,7 +74,28 @@ class ScoreSettings:
             wrong.append(
                 Fault("--shard is out of range", found="/".join(map(str, self.shard)), fix=fix)
             )
-        raise_any(wrong)
+        share = self.gpu_memory_utilization
+        if share is not None and not 0 < share <= 1:
+            fix = "give a share above 0, at most 1"
+            wrong.append(Fault("--gpu-memory-utilization is out of range", found=share, fix=fix))
+        raise_any(wrong + self._idle())
+
+    def _idle(self) -> list[Fault]:
+        """What is given and means nothing to the backend."""
+        others = {
+            option
+            for backend, options in _OPTIONS_OF.items()
+            if self.backend not in (backend, "auto")
+            for option in options
+        }
+        return [
+            Fault(
+                f"--{name.replace('_', '-')} means nothing to --backend {self.backend}",
+                fix="leave it out",
+            )
+            for name in sorted(others)
+            if getattr(self, name) != _default(name)
+        ]
 
     def of_the_numbers(self) -> dict[str, Any]:
         """What the scores depend on, for their provenance; the device is not part of it."""
@@ -75,4 +108,23 @@ class ScoreSettings:
             "batch_tokens": self.batch_tokens,
             "limit": self.limit,
             "shard": list(self.shard) if self.shard else None,
+            "engine_args": dict(self.engine_args),
         }
+
+
+_OPTIONS_OF = {
+    "transformers": ("batch_tokens", "device"),
+    "vllm": (
+        "tensor_parallel",
+        "pipeline_parallel",
+        "data_parallel",
+        "gpu_memory_utilization",
+        "engine_args",
+    ),
+}
+"""What only one backend reads."""
+
+
+def _default(name: str) -> Any:
+    of_field = next(f for f in fields(ScoreSettings) if f.name == name)
+    return {} if name == "engine_args" else of_field.default

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,11 +125,10 @@ def plan(
     """Resolve the models, choose the pairs, and cut them into tokens."""
     pairs, votes = data.preferences()
     _check_contents(pairs)
+    from denoise.scorers.backends import settle
     from denoise.scorers.models import load_tokenizer, resolve
-    from denoise.scorers.transformers import pick_dtype
 
-    # What `auto` means is part of what the numbers depend on.
-    settings = replace(settings, dtype=pick_dtype(settings.dtype, settings.device))
+    settings = settle(settings)
     policy_source = resolve(policy, announce)
     reference_source = resolve(reference, announce) if reference else None
     tokenizer = load_tokenizer(policy_source, settings.trust_remote_code)
@@ -222,19 +221,6 @@ def _tokenise(
     return ids, kept, pl.DataFrame(skipped, schema=SKIPPED_SCHEMA, orient="row")
 
 
-def open_scorer(source: ModelSource, settings: ScoreSettings) -> Scorer:
-    """The scorer of a backend with its model loaded."""
-    from denoise.scorers.transformers import TransformersScorer
-
-    return TransformersScorer(
-        source,
-        dtype=settings.dtype,
-        device=settings.device,
-        batch_tokens=settings.batch_tokens,
-        trust_remote_code=settings.trust_remote_code,
-    )
-
-
 def _score_model(
     planned: Plan,
     role: str,
@@ -251,7 +237,9 @@ def _score_model(
     if len(pairs) == 0 or not np.isnan(logps).any():
         return logps
     todo = np.flatnonzero(np.isnan(logps).any(axis=1))
-    scorer = open_scorer(source, planned.settings)
+    from denoise.scorers.backends import open_scorer
+
+    scorer = open_scorer(source, planned.settings, parts.directory if parts else None)
     try:
         for note in scorer.prepare(pairs):
             announce(f"{source.name}: {note}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import time
 import numpy as np
 import polars as pl
 import pytest
+from small_pairs import make
 
 from denoise import tables
 from denoise.dataset import Dataset, write_dataset
@@ -22,33 +22,6 @@ from denoise.scorers.settings import ScoreSettings
 from denoise.scores import Scores, check_scores_out, score_file, write_scores
 from denoise.stages.score import plan, run, score, score_to_file
 from denoise.tables import Provenance
-
-WORDS = ["a mouse", "is", "larger", "than the horse", "kind", "apples", "naïve", "北京", "🙂"]
-
-
-def make(n: int, seed: int = 0) -> Dataset:
-    draw = random.Random(seed)
-
-    def text(longest: int) -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(1, longest)))
-
-    pairs = pl.DataFrame(
-        {
-            "pair_id": [f"p{i}" for i in range(n)],
-            "prompt": [text(30) for _ in range(n)],
-            "response_a": [text(20) for _ in range(n)],
-            "response_b": [text(20) for _ in range(n)],
-        }
-    )
-    votes = pl.DataFrame(
-        {
-            "vote_id": range(n),
-            "pair_id": pairs["pair_id"],
-            "annotator_id": "all",
-            "vote": "a",
-        }
-    )
-    return Dataset(Provenance("import"), pairs=pairs, votes=votes)
 
 
 def planned(data, policy, reference=None, **settings):

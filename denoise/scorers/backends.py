@@ -1,0 +1,64 @@
+"""Which scorer a job gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from denoise.errors import refuse
+from denoise.scorers import Scorer
+from denoise.scorers.models import ModelSource
+from denoise.scorers.settings import ScoreSettings
+
+
+def settle(settings: ScoreSettings) -> ScoreSettings:
+    """The settings with what `auto` means here: it is part of what the numbers depend on.
+
+    vLLM where it is installed and there is a GPU, else transformers; float32 on the CPU, else the
+    checkpoint's own.
+
+    Raises:
+        InputError: vLLM is asked for and not installed, or there is no such device.
+    """
+    from denoise.scorers.transformers import pick_device, pick_dtype
+
+    backend = settings.backend
+    has_vllm = find_spec("vllm") is not None
+    if backend == "auto":
+        backend = "vllm" if has_vllm and pick_device("auto") != "cpu" else "transformers"
+    if backend == "vllm" and not has_vllm:
+        fix = "pip install 'denoise-prefs[vllm]', or leave out --backend vllm"
+        refuse("vLLM is not installed", fix=fix)
+    device = settings.device if backend == "transformers" else "auto"
+    return replace(settings, backend=backend, dtype=pick_dtype(settings.dtype, device))
+
+
+def open_scorer(source: ModelSource, settings: ScoreSettings, logs: Path | None = None) -> Scorer:
+    """The scorer of a backend for a model; what an engine prints is kept in `logs`."""
+    if settings.backend == "vllm":
+        from denoise.scorers.vllm import VllmScorer
+        from denoise.scorers.vllm_engine import EngineSettings
+
+        return VllmScorer(
+            source,
+            EngineSettings(
+                dtype=settings.dtype,
+                tensor_parallel=settings.tensor_parallel,
+                pipeline_parallel=settings.pipeline_parallel,
+                data_parallel=settings.data_parallel,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+                trust_remote_code=settings.trust_remote_code,
+                arguments=settings.engine_args,
+            ),
+            logs,
+        )
+    from denoise.scorers.transformers import TransformersScorer
+
+    return TransformersScorer(
+        source,
+        dtype=settings.dtype,
+        device=settings.device,
+        batch_tokens=settings.batch_tokens,
+        trust_remote_code=settings.trust_remote_code,
+    )

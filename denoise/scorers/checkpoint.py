@@ -1,0 +1,83 @@
+"""A checkpoint that vLLM can read, of an adapter or a `.gguf` file: written, used and removed.
+
+An adapter is merged and never scored through vLLM's `LoRARequest`: with prompt log-probs that
+crashes on the CPU, and elsewhere it has silently scored the base model (vllm-project/vllm#16668,
+#29955, #51594).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from denoise.scorers.models import ModelSource, load_model
+
+PREFIX = "denoise-checkpoint-"
+_LOCK = ".lock"
+_UNLOCKED_SECONDS = 60.0
+"""How long a directory may be there without a lock: its owner has just made it."""
+
+
+@contextmanager
+def readable_checkpoint(
+    source: ModelSource, dtype: str, trust_remote_code: bool = False
+) -> Iterator[Path]:
+    """A directory with the model's weights as safetensors: its own, or a temporary one (0700).
+
+    A temporary one is removed at the end, also after a failure, and one that a kill left at the
+    next start: its owner holds a lock for as long as it lives.
+
+    Raises:
+        InputError: the weights cannot be loaded, or the adapter cannot be merged.
+    """
+    if source.base is None and source.gguf is None:
+        yield source.directory
+        return
+    import fcntl
+
+    remove_orphans()
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with (directory / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            _write(source, dtype, trust_remote_code, directory)
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_orphans() -> None:
+    """Remove checkpoints of this user whose owner is no more."""
+    import fcntl
+
+    for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            lock_file = directory / _LOCK
+            if not lock_file.exists() and time.time() - status.st_mtime < _UNLOCKED_SECONDS:
+                continue
+            with lock_file.open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+        except OSError:
+            continue  # its owner lives, or has just removed it
+
+
+def _write(source: ModelSource, dtype: str, trust_remote_code: bool, directory: Path) -> None:
+    model = load_model(source, dtype, "cpu", trust_remote_code)
+    if source.gguf or (source.base and source.base.gguf):
+        # The weights are plain by now, and a configuration that calls them quantised would be
+        # believed.
+        del model.config.quantization_config
+    model.save_pretrained(directory)
+    del model
+    gc.collect()

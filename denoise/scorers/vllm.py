@@ -1,0 +1,176 @@
+"""The vLLM scorer: copies of the engine in processes of their own, and what their failures mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from denoise.errors import DenoiseError, Fault, InputError, RunError
+from denoise.plain import plain
+from denoise.scorers import Scored
+from denoise.scorers.checkpoint import readable_checkpoint
+from denoise.scorers.models import ModelSource
+from denoise.scorers.process import Child, spread
+from denoise.scorers.vllm_engine import EngineSettings, Job
+from denoise.tokenise import TokenPair
+
+ENGINE = "denoise.scorers.vllm_engine:VllmEngine"
+
+
+class VllmScorer:
+    """Scores with vLLM on the GPUs of this machine, or on its CPU.
+
+    What the engines print is kept in `logs` (a directory of the caller's), else in a temporary one.
+    """
+
+    def __init__(
+        self, source: ModelSource, settings: EngineSettings, logs: Path | None = None
+    ) -> None:
+        self.source = source
+        self.settings = settings
+        self.logs = logs
+        self.opened = ExitStack()
+        self.children: list[Child] = []
+
+    def prepare(self, pairs: Sequence[TokenPair]) -> tuple[str, ...]:
+        """Start the engines, once a checkpoint that vLLM can read is there.
+
+        Raises:
+            InputError: vLLM does not support the model, or a pair is longer than its context.
+            RunError: there is too little memory, or too few GPUs.
+        """
+        environments = environments_of(self.settings)
+        model = self.opened.enter_context(
+            readable_checkpoint(self.source, self.settings.dtype, self.settings.trust_remote_code)
+        )
+        logs = self.logs or Path(
+            self.opened.enter_context(tempfile.TemporaryDirectory(prefix="denoise-vllm-"))
+        )
+        longest = max(len(pair.prompt) + max(len(pair.a), len(pair.b)) for pair in pairs)
+        highest = max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
+        arguments = {"model": model, "settings": self.settings, "job": Job(longest, highest)}
+        for number, environment in enumerate(environments):
+            log = logs / f"vllm-{self.source.directory.name}-{number}.log"
+            child = Child(ENGINE, arguments, environment, log)
+            self.opened.callback(child.close)
+            self.children.append(child)
+        notes = [note for child in self.children for note in child.receive(explain)]
+        return tuple(dict.fromkeys(notes))
+
+    def score(self, pairs: Sequence[TokenPair], rows: np.ndarray) -> Iterator[Scored]:
+        """Pairs of one prompt next to each other, the longest first, as the engines finish them.
+
+        Raises:
+            RunError: an engine died.
+        """
+        yield from spread(self.children, pairs, by_prompt(pairs, rows), explain)
+
+    def close(self) -> None:
+        """End the engines, and remove the temporary checkpoint."""
+        self.opened.close()
+
+
+def by_prompt(pairs: Sequence[TokenPair], rows: np.ndarray) -> list[int]:
+    """The rows with pairs of one prompt next to each other, the group of the longest pair first.
+
+    Next to each other, so that the prefix cache still holds the prompt; longest first, so that
+    running out of memory comes at the start.
+    """
+    prompts = {row: hash(tuple(pairs[row].prompt)) for row in rows.tolist()}
+    longest: dict[int, tuple[int, int]] = {}
+    for row, prompt in prompts.items():
+        longest[prompt] = min(longest.get(prompt, (0, row)), (-pairs[row].length, row))
+    return sorted(prompts, key=lambda row: (longest[prompts[row]], row))
+
+
+def environments_of(settings: EngineSettings) -> list[dict[str, str]]:
+    """The environment of each copy of the model: its GPUs, or its share of the cores.
+
+    Raises:
+        RunError: there are fewer GPUs than asked for.
+    """
+    import torch
+
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    copies = settings.data_parallel
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
+            map(str, range(torch.cuda.device_count()))
+        )
+        gpus, size = visible.split(","), settings.tensor_parallel * settings.pipeline_parallel
+        if len(gpus) < copies * size:
+            raise RunError(
+                f"{copies} × {size} GPUs are asked for and {len(gpus)} are there; lower "
+                "--tensor-parallel, --pipeline-parallel or --data-parallel"
+            )
+        shares = [gpus[i * size : (i + 1) * size] for i in range(copies)]
+        return [quiet | {"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+    # In one process with the engine: a process of the engine's own takes half a minute more.
+    quiet["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if copies == 1:
+        return [quiet]
+    cores = np.array_split(sorted(os.sched_getaffinity(0)), copies)
+    shares = [",".join(map(str, share)) for share in cores]
+    return [quiet | {"VLLM_CPU_OMP_THREADS_BIND": share} for share in shares]
+
+
+def explain(error: str, log: str) -> DenoiseError:
+    """What a failure of vLLM means to the person who typed the command.
+
+    `error` is what was raised, `log` what the engine printed: it often names the cause there only.
+    """
+    text = f"{error}\n{log}"
+    for pattern, kind, problem, fix in _FAILURES:
+        found = re.search(pattern, text)
+        if found:
+            line = plain(text[found.start() :].splitlines()[0], 300)
+            return (
+                kind(Fault(problem, found=line, fix=fix))
+                if kind is InputError
+                else kind(f"{problem}: {line}; {fix}")
+            )
+    return RunError(f"vLLM failed: {plain(error, 300)}")
+
+
+_CACHE_FIX = (
+    "raise --gpu-memory-utilization or VLLM_CPU_KVCACHE_SPACE (GB), lower --max-length, or spread "
+    "the model with --tensor-parallel"
+)
+_FAILURES = (
+    (
+        r"Model architectures .{0,200}(not supported|failed)|.{0,80}has no vLLM implementation.*",
+        InputError,
+        "vLLM does not support this model",
+        "score it with --backend transformers",
+    ),
+    (
+        r"User-specified max_model_len .*",
+        InputError,
+        "a pair is longer than the model's context",
+        "lower --max-length",
+    ),
+    (
+        r"(To serve at least one request|No available memory for the cache blocks).*",
+        RunError,
+        "too little memory for the KV cache",
+        _CACHE_FIX,
+    ),
+    (
+        r"(Free memory on device|Available memory).{0,200}(less than|smaller).*",
+        RunError,
+        "too little free memory",
+        "free some, or lower --gpu-memory-utilization",
+    ),
+    (
+        r"[\w.]*(OutOfMemoryError|DefaultCPUAllocator: can't allocate).*",
+        RunError,
+        "out of memory",
+        "lower --gpu-memory-utilization, or --engine-arg max_num_batched_tokens=512",
+    ),
+)

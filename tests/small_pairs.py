@@ -1,0 +1,37 @@
+"""Pairs of short random texts, with one vote each."""
+
+from __future__ import annotations
+
+import random
+
+import polars as pl
+
+from denoise.dataset import Dataset
+from denoise.tables import Provenance
+
+WORDS = ["a mouse", "is", "larger", "than the horse", "kind", "apples", "naïve", "北京", "🙂"]
+
+
+def make(n: int, seed: int = 0) -> Dataset:
+    draw = random.Random(seed)
+
+    def text(longest: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(1, longest)))
+
+    pairs = pl.DataFrame(
+        {
+            "pair_id": [f"p{i}" for i in range(n)],
+            "prompt": [text(30) for _ in range(n)],
+            "response_a": [text(20) for _ in range(n)],
+            "response_b": [text(20) for _ in range(n)],
+        }
+    )
+    votes = pl.DataFrame(
+        {
+            "vote_id": range(n),
+            "pair_id": pairs["pair_id"],
+            "annotator_id": "all",
+            "vote": "a",
+        }
+    )
+    return Dataset(Provenance("import"), pairs=pairs, votes=votes)
