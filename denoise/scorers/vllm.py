@@ -150,12 +150,6 @@ _FAILURES = (
         "score it with --backend transformers",
     ),
     (
-        r"User-specified max_model_len .*",
-        InputError,
-        "a pair is longer than the model's context",
-        "lower --max-length",
-    ),
-    (
         r"(To serve at least one request|No available memory for the cache blocks).*",
         RunError,
         "too little memory for the KV cache",

@@ -67,6 +67,7 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
 
         arguments = engine_arguments(model, settings, job)
+        _fit_context(EngineArgs(**{**arguments, "max_model_len": None}), job)
         self.engine = LLMEngine.from_engine_args(
             EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
         )
@@ -196,3 +197,20 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
     elif "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES // settings.data_parallel
     return arguments | dict(settings.arguments)
+
+
+def _fit_context(arguments: Any, job: Job) -> None:
+    """Refuse a sequence that is longer than the model's context, and let one fill it.
+
+    The engine wants room for a token that it would generate. That token is never run, so a sequence
+    as long as the context is fine, and vLLM has to be told.
+    """
+    context = arguments.create_model_config().max_model_len
+    if job.longest > context:
+        refuse(
+            f"a prompt with its response has {job.longest:,} tokens, and the model's context is "
+            f"{context:,}",
+            fix=f"give --max-length {context}",
+        )
+    if job.longest == context:
+        os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"

@@ -256,11 +256,17 @@ def test_a_model_that_vllm_does_not_know_is_refused_with_the_way_out(policy_dir,
         by_vllm(odd_pairs(), copy)
 
 
-def test_too_little_memory_for_the_cache_and_too_long_a_pair_say_what_to_change(policy_dir):
+def test_too_little_memory_for_the_cache_says_what_to_change(policy_dir):
     with pytest.raises(RunError, match=r"too little memory for the KV cache.*--max-length"):
         by_vllm(odd_pairs(), policy_dir, arguments={"kv_cache_memory_bytes": 4096})
-    with pytest.raises(InputError, match=r"longer than the model's context.*--max-length"):
-        by_vllm([TokenPair(ids(2100, 0), [5], [6])], policy_dir)
+
+
+def test_a_pair_may_fill_the_models_context_and_not_exceed_it(policy_dir):
+    pairs = [TokenPair(ids(2000, 0), ids(48, 1), ids(2, 2))]
+    values, _ = by_vllm(pairs, policy_dir)
+    assert differences(pairs, values, by_transformers(pairs, policy_dir)).max() < TOLERANCE
+    with pytest.raises(InputError, match=r"2,049 tokens, and the model's context is 2,048.*--max"):
+        by_vllm([TokenPair(ids(2000, 0), ids(49, 1), [5])], policy_dir)
 
 
 def test_the_messages_that_are_explained_are_those_of_this_vllm():
