@@ -110,8 +110,8 @@ class Child:
         name = signal.Signals(-status).name
         hint = ", perhaps for want of memory" if -status == signal.SIGKILL else ""
         return RunError(
-            f"the engine was killed ({name}{hint}); what is finished is kept, the same command "
-            f"continues; what it printed is in {self.log}"
+            f"the engine was killed ({name}{hint}); what is finished is kept, and the same "
+            "command continues"
         )
 
     def close(self) -> None:

@@ -108,7 +108,7 @@ class ScoreSettings:
             "batch_tokens": self.batch_tokens,
             "limit": self.limit,
             "shard": list(self.shard) if self.shard else None,
-            "engine_args": dict(self.engine_args),
+            "engine_args": {k: v for k, v in self.engine_args.items() if k not in _OF_SPEED},
         }
 
 
@@ -123,6 +123,21 @@ _OPTIONS_OF = {
     ),
 }
 """What only one backend reads."""
+
+
+_OF_SPEED = frozenset(
+    {
+        "block_size",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "swap_space",
+    }
+)
+"""Engine arguments that a continued run may change: after running out of memory, say."""
 
 
 def _default(name: str) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ class VllmScorer:
             child = Child(ENGINE, arguments, environment, log)
             self.opened.callback(child.close)
             self.children.append(child)
-        notes = [note for child in self.children for note in child.receive(explain)]
+        with self._naming_the_log():
+            notes = [note for child in self.children for note in child.receive(explain)]
         return tuple(dict.fromkeys(notes))
 
     def score(self, pairs: Sequence[TokenPair], rows: np.ndarray) -> Iterator[Scored]:
@@ -69,11 +71,21 @@ class VllmScorer:
         Raises:
             RunError: an engine died.
         """
-        yield from spread(self.children, pairs, by_prompt(pairs, rows), explain)
+        with self._naming_the_log():
+            yield from spread(self.children, pairs, by_prompt(pairs, rows), explain)
 
     def close(self) -> None:
         """End the engines, and remove the temporary checkpoint."""
         self.opened.close()
+
+    @contextmanager
+    def _naming_the_log(self) -> Iterator[None]:
+        try:
+            yield
+        except RunError as error:
+            if self.logs is None:
+                raise
+            raise RunError(f"{error}; what vLLM printed is in {self.logs}") from error
 
 
 def by_prompt(pairs: Sequence[TokenPair], rows: np.ndarray) -> list[int]:
@@ -82,7 +94,7 @@ def by_prompt(pairs: Sequence[TokenPair], rows: np.ndarray) -> list[int]:
     Next to each other, so that the prefix cache still holds the prompt; longest first, so that
     running out of memory comes at the start.
     """
-    prompts = {row: hash(tuple(pairs[row].prompt)) for row in rows.tolist()}
+    prompts = {row: hash(array("i", pairs[row].prompt).tobytes()) for row in rows.tolist()}
     longest: dict[int, tuple[int, int]] = {}
     for row, prompt in prompts.items():
         longest[prompt] = min(longest.get(prompt, (0, row)), (-pairs[row].length, row))
@@ -143,6 +155,12 @@ _CACHE_FIX = (
     "the model with --tensor-parallel"
 )
 _FAILURES = (
+    (
+        r"EngineArgs.{0,20} got an unexpected keyword argument .*",
+        InputError,
+        "vLLM has no such --engine-arg",
+        "its documentation lists them under engine arguments",
+    ),
     (
         r"Model architectures .{0,200}(not supported|failed)|.{0,80}has no vLLM implementation.*",
         InputError,

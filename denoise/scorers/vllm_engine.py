@@ -72,7 +72,7 @@ class VllmEngine:
             EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
         )
         self.reads_rows = reads_rows(self.engine)
-        self.waiting: dict[int, tuple[TokenPair, np.ndarray]] = {}
+        self.waiting: dict[int, tuple[TokenPair, dict[int, float]]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class VllmEngine:
 
     def add(self, row: int, pair: TokenPair) -> None:
         """Hand a pair to the engine, its two responses next to each other."""
-        self.waiting[row] = pair, np.full(2, np.nan)
+        self.waiting[row] = pair, {}
         for side in range(2):
             self._request(row, pair, side, from_cache=True)
 
@@ -103,8 +103,8 @@ class VllmEngine:
         name = f"{row}:{side}:{int(from_cache)}"
         self.engine.add_request(name, tokens_input(list(ids)), parameters)
 
-    def step(self) -> list[tuple[int, np.ndarray]]:
-        """Let the engine work for one step; the rows and values [2] of pairs that it finished."""
+    def step(self) -> list[tuple[int, tuple[float, float]]]:
+        """Let the engine work for one step; the rows and values (a, b) of finished pairs."""
         finished = []
         for output in self.engine.step():
             if not output.finished:
@@ -121,8 +121,8 @@ class VllmEngine:
                 continue
             else:
                 values[side] = math.fsum(np.ravel(output.prompt_token_id_logprobs).tolist())
-            if not np.isnan(values).any():
-                finished.append((row, values))
+            if len(values) == 2:
+                finished.append((row, (values[0], values[1])))
                 del self.waiting[row]
         return finished
 

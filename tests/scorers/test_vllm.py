@@ -152,7 +152,7 @@ def test_an_engine_or_a_command_that_is_killed_leaves_what_is_finished(policy_di
     status, printed = until_killed("engine")
     assert status == 1
     assert "the engine was killed (SIGKILL, perhaps for want of memory)" in printed
-    assert "the same command continues" in printed
+    assert "the same command continues; what vLLM printed is in" in " ".join(printed.split())
     assert "Traceback" not in printed
     kept = len(list(parts.glob("*.parquet")))
     assert kept >= 3
@@ -254,6 +254,23 @@ def test_a_model_that_vllm_does_not_know_is_refused_with_the_way_out(policy_dir,
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"vLLM does not support this model.*--backend transf"):
         by_vllm(odd_pairs(), copy)
+
+
+def test_a_log_prob_that_is_not_finite_ends_the_run(policy_dir, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(policy_dir, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    settings = ScoreSettings(backend="vllm", engine_args={"max_num_seqs": 8})
+    with pytest.raises(RunError, match="is not finite"):
+        run(plan(make(3), str(copy), None, settings, print))
+
+
+def test_an_engine_argument_that_vllm_has_not_is_refused(policy_dir):
+    with pytest.raises(InputError, match=r"no such --engine-arg.*unexpected keyword"):
+        by_vllm(odd_pairs(), policy_dir, arguments={"nonsense": 1})
 
 
 def test_too_little_memory_for_the_cache_says_what_to_change(policy_dir):
