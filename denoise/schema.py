@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 
@@ -88,6 +89,22 @@ SCORES = Contract(
     ),
     key=("pair_id",),
 )
+REWARDS = Contract(
+    "rewards",
+    (
+        Column("pair_id", "id"),
+        Column("a_reward", "float"),
+        Column("b_reward", "float"),
+        # Of prompt and response together: a reward model reads both. No margin needs them.
+        Column("a_tokens", "int", required=False),
+        Column("b_tokens", "int", required=False),
+    ),
+    key=("pair_id",),
+)
+"""What `score` writes in place of `SCORES` where the model is a reward model."""
+
+_REWARDS = frozenset({"a_reward", "b_reward"})
+_LOGPS = frozenset({"policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps"})
 TRUTH_VOTES = Contract("truth", (Column("pair_id", "id"), Column("vote", "text")), key=("pair_id",))
 TRUTH_LABELS = Contract(
     "truth", (Column("item_id", "id"), Column("label", "text")), key=("item_id",)
@@ -141,6 +158,12 @@ def is_chat(dtype: pl.DataType) -> bool:
         and isinstance(dtype.inner, pl.Struct)
         and {"role", "content"} <= {field.name for field in dtype.inner.fields}
     )
+
+
+def scores_contract(columns: Iterable[str]) -> Contract:
+    """`REWARDS` for a table of scores with rewards and no log-probs, else `SCORES`."""
+    names = set(columns)
+    return REWARDS if names & _REWARDS and not names & _LOGPS else SCORES
 
 
 def _fits(dtype: pl.DataType, kind: str) -> bool:

@@ -1,7 +1,8 @@
 """Pairs as token ids, cut by the rule of the trainer that will see them.
 
 A log-prob is only worth what its tokens are worth: the policy is trained on the ids that its
-trainer makes, so those are the ids that are scored. Two rules are known, both of TRL 1.16:
+trainer makes, so those are the ids that are scored. Two rules are of trainers in TRL 1.16, and one
+is of reward models, which read a whole dialogue:
 
 `trl-dpo`  `DPOTrainer`: text gets the EOS text appended and the default special tokens; chat goes
            through the template; a response starts where prompt and prompt + response diverge, on
@@ -9,6 +10,10 @@ trainer makes, so those are the ids that are scored. Two rules are known, both o
 `trl-cpo`  `trl.experimental.cpo.CPOTrainer`, also for SimPO: chat is rendered to text, no special
            tokens, then BOS and EOS are forced; each side has its own start.
            (trl/experimental/cpo/cpo_trainer.py, `tokenize_row`)
+`reward`   chat goes through the template, which brings every special token (the ids of
+           `apply_chat_template` and of TRL's `RewardTrainer`); text is wrapped as one user and one
+           assistant turn, or, without a template, prompt + response with the default special
+           tokens (and no EOS appended, which `RewardTrainer` does). Never cut.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from typing import Any, NamedTuple
 from denoise.errors import refuse
 from denoise.plain import plain
 
-RULES = ("trl-dpo", "trl-cpo")
+RULES = ("trl-dpo", "trl-cpo", "reward")
 
 Ids = Sequence[int]
 Content = str | list[dict[str, Any]]
@@ -83,7 +88,8 @@ def tokenise(
     """Token ids of each (prompt, a, b), or the reason why that pair is not scored.
 
     `max_length` counts prompt + response tokens. With `truncate` an over-long response loses its
-    end, as TRL's `keep_start` does, and an over-long prompt is still skipped, as TRL drops it.
+    end, as TRL's `keep_start` does, and an over-long prompt is still skipped, as TRL drops it. The
+    rule `reward` never cuts: a reward is read at the end.
 
     Raises:
         InputError: the data are chat messages and the tokenizer has no chat template.
@@ -94,20 +100,34 @@ def tokenise(
             "the data are chat messages, and the policy's tokenizer has no chat template",
             fix="score with the instruct model, or import the data as text",
         )
+    if is_wrapped(tokenizer, rule, chat):
+        rows, chat = [_turns(*row) for row in rows], True
     render = _render_chat if chat else _render_text
     rendered = [render(tokenizer, *row, rule) for row in rows]
     texts = [text for triple in rendered if not isinstance(triple, Skip) for text in triple]
-    special = rule == "trl-dpo" and not chat  # a template and the CPO trainer bring their own
+    special = rule != "trl-cpo" and not chat  # a template and the CPO trainer bring their own
     encoded = iter(_encode(tokenizer, texts, special))
-    cut = _cut_dpo if rule == "trl-dpo" else _cut_cpo
+    cut = {"trl-dpo": _cut_dpo, "trl-cpo": _cut_cpo, "reward": _cut_reward}[rule]
     pairs: list[TokenPair | Skip] = []
     for triple in rendered:
         if isinstance(triple, Skip):
             pairs.append(triple)
         else:
             pair = cut(tokenizer, next(encoded), next(encoded), next(encoded))
-            pairs.append(_compact(_fit(pair, max_length, truncate)))
+            whole = rule == "reward"
+            pair = _whole(pair, max_length) if whole else _fit(pair, max_length, truncate)
+            pairs.append(_compact(pair))
     return pairs
+
+
+def is_wrapped(tokenizer: Any, rule: str, chat: bool) -> bool:
+    """Whether texts become a user turn and an assistant turn of the tokenizer's chat template."""
+    return rule == "reward" and not chat and bool(getattr(tokenizer, "chat_template", None))
+
+
+def _turns(prompt: str, a: str, b: str) -> tuple[Content, Content, Content]:
+    user = [{"role": "user", "content": prompt}]
+    return user, *([{"role": "assistant", "content": side}] for side in (a, b))
 
 
 def _compact(pair: TokenPair | Skip) -> TokenPair | Skip:
@@ -139,6 +159,16 @@ def _fit(pair: TokenPair | Skip, max_length: int, truncate: bool) -> TokenPair |
     return pair
 
 
+def _whole(pair: TokenPair | Skip, max_length: int) -> TokenPair | Skip:
+    """The pair, if both of its sequences fit as they are."""
+    if isinstance(pair, Skip):
+        return pair
+    prompt, a, b = map(len, pair[:3])
+    if prompt + max(a, b) <= max_length:
+        return pair
+    return Skip(f"prompt and response exceed max_length {max_length}", prompt, a, b)
+
+
 def _render_text(
     tokenizer: Any, prompt: str, a: str, b: str, rule: str
 ) -> tuple[str, str, str] | Skip:
@@ -151,13 +181,15 @@ def _render_text(
 def _render_chat(
     tokenizer: Any, prompt: list[Any], a: list[Any], b: list[Any], rule: str
 ) -> tuple[str, str, str] | Skip:
-    """The chat template's text of prompt, prompt + a and prompt + b."""
+    """The chat template's text of prompt (reward: of nothing), prompt + a and prompt + b."""
     from jinja2 import TemplateError
 
     ends_open = rule == "trl-cpo" and prompt and prompt[-1].get("role") == "assistant"
     how = {"continue_final_message": True} if ends_open else {"add_generation_prompt": True}
     try:
-        start = tokenizer.apply_chat_template(prompt, tokenize=False, **how)
+        start = ""
+        if rule != "reward":
+            start = tokenizer.apply_chat_template(prompt, tokenize=False, **how)
         full_a = tokenizer.apply_chat_template([*prompt, *a], tokenize=False)
         full_b = tokenizer.apply_chat_template([*prompt, *b], tokenize=False)
     except (TemplateError, ValueError, TypeError, IndexError) as error:
@@ -203,3 +235,12 @@ def _cut_cpo(tokenizer: Any, prompt: Ids, full_a: Ids, full_b: Ids) -> TokenPair
         len(head_a) - shared,
         len(head_b) - shared,
     )
+
+
+def _cut_reward(tokenizer: Any, prompt: Ids, full_a: Ids, full_b: Ids) -> TokenPair | Skip:
+    if not (full_a and full_b):
+        side = "b" if full_a else "a"
+        return Skip(f"prompt and response {side} have no token", 0, len(full_a), len(full_b))
+    # A token at least is left to each side, also where the two are the same.
+    shared = min(common_prefix(full_a, full_b), len(full_a) - 1, len(full_b) - 1)
+    return TokenPair(full_a[:shared], full_a[shared:], full_b[shared:])

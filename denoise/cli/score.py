@@ -1,4 +1,4 @@
-"""`denoise score`: log-probs of both responses of each pair."""
+"""`denoise score`: log-probs or rewards of both responses of each pair."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ def score(
     backend: Annotated[
         str,
         typer.Option(
-            help="auto (vLLM where it is and a GPU is, else transformers), transformers or vllm."
+            help="auto (vLLM where it is and a GPU is, else transformers), transformers or vllm; "
+            "reward where MODEL is a reward model."
         ),
     ] = "auto",
     tokenize: Annotated[
-        str, typer.Option(help="Whose token ids: trl-dpo, or trl-cpo (CPO and SimPO trainers).")
-    ] = "trl-dpo",
+        str | None,
+        typer.Option(help="Whose token ids: trl-dpo unless told, or trl-cpo (CPO and SimPO)."),
+    ] = None,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt + response.")] = 1024,
     truncate: Annotated[
         str, typer.Option(help="An over-long response: none skips the pair, keep-start cuts it.")
@@ -81,7 +83,7 @@ def score(
     split: shared.Split = None,
     texts: shared.Texts = None,
 ) -> None:
-    """Score both responses of each pair with policy and reference."""
+    """Score both responses of each pair with policy and reference, or with a reward model."""
     from denoise.cli.console import next_step, say
     from denoise.errors import naming_files
     from denoise.scores import check_scores_out, score_file
@@ -119,9 +121,9 @@ def score(
         say(f"{path} is there already, from the same inputs and settings")
     else:
         say(f"wrote {path}: {len(result.scores):,} pairs, {len(result.skipped):,} skipped")
-    loss = "dpo" if reference else "simpo"
+    loss = [] if settings.is_reward else ["--loss", "dpo" if reference else "simpo"]
     options = shared.import_words(map_, aspect, split, texts)
-    next_step("denoise", "em", source, *options, "--scores", out, "--loss", loss, "--out", "em")
+    next_step("denoise", "em", source, *options, "--scores", out, *loss, "--out", "em")
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

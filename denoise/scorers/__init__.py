@@ -1,4 +1,4 @@
-"""Scorers: token ids in, float64 sums of response log-probs out.
+"""Scorers: token ids in, float64 sums of response log-probs (or rewards) out.
 
 A scorer is built for one model, is told all pairs of the job, scores those that are not finished,
 and lets go of the model's memory when it is closed. The stage keeps what is finished and joins it.
@@ -22,7 +22,7 @@ class Scored(NamedTuple):
 
 
 class Scorer(Protocol):
-    """What a backend provides; the values are sums of response log-probs in nats."""
+    """What a backend provides; the values are sums of response log-probs in nats, or rewards."""
 
     def prepare(self, pairs: Sequence[TokenPair]) -> tuple[str, ...]:
         """Make ready for the pairs of a job, and say what the user should know of how it is done.

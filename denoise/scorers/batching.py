@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,24 @@ def token_budget(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
         batches.append(order[start : start + count])
         start += count
     return batches
+
+
+def with_some_of(batches: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Those batches that hold some of the rows.
+
+    They stay those of the whole job, whatever a kill has left: equal runs give equal numbers.
+    """
+    wanted = set(rows.tolist())
+    return (batch for batch in batches if not wanted.isdisjoint(batch.tolist()))
+
+
+def sequences(pairs: Sequence[TokenPair]) -> list[Sequence[int]]:
+    """The ids of prompt + a and prompt + b of each pair, in that order: what a reward model reads.
+
+    >>> sequences([TokenPair([1, 2], [3], [4, 5])])
+    [[1, 2, 3], [1, 2, 4, 5]]
+    """
+    return [pair.prompt + side for pair in pairs for side in (pair.a, pair.b)]
 
 
 def shared_rows(pairs: Sequence[TokenPair]) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -144,6 +144,79 @@ def load_model(source: ModelSource, dtype: str, device: str, trust_remote_code: 
     except Exception as error:
         _refuse_weights(source, "the model cannot be loaded", error)
     return model.eval().requires_grad_(False).to(device)
+
+
+def load_reward_model(source: ModelSource, dtype: str, device: str, trust_remote_code: bool) -> Any:
+    """The sequence classification model with one label, in evaluation mode, an adapter merged.
+
+    Raises:
+        InputError: the weights cannot be loaded, lack the head (a language model's do, where no
+            adapter brings one), or have more labels than one.
+        RunError: they do not fit into memory.
+    """
+    model, missing = _classifier(source, dtype, device, trust_remote_code, {})
+    labels = model.config.num_labels
+    problem = f"its weights lack {', '.join(missing[:3])}" if missing else f"it has {labels} labels"
+    if missing or labels != 1:
+        fix = "give a model for sequence classification with one label"
+        refuse(f"is no reward model: {problem}", file=source.directory, fix=fix)
+    return model
+
+
+def _classifier(
+    source: ModelSource,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    adapted: Mapping[str, tuple[int, ...]],
+) -> tuple[Any, list[str]]:
+    """The model, and which of its weights neither the checkpoint nor an adapter on top brings.
+
+    `adapted` has the shapes of the weights that adapters bring; a head's first is the labels.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    if source.base:
+        brought = {**_adapted(source.directory), **adapted}
+        base, missing = _classifier(source.base, dtype, device, trust_remote_code, brought)
+        return _merged(source, base), missing
+    options = source.tokenizer_options(trust_remote_code)
+    options |= {} if source.gguf else {"use_safetensors": True}
+    heads = {shape[0] for name, shape in adapted.items() if name in _HEADS}
+    options |= {"num_labels": heads.pop()} if len(heads) == 1 else {}
+    wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is missing is our own to judge, and to say
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source.directory, dtype=wanted, output_loading_info=True, **options
+        )
+    except Exception as error:
+        _refuse_weights(source, "the reward model cannot be loaded", error)
+    finally:
+        logging.set_verbosity(said)
+    missing = sorted(set(info["missing_keys"]) - set(adapted))
+    return model.eval().requires_grad_(False).to(device), missing
+
+
+_HEADS = ("score.weight", "classifier.weight")
+"""Where PEFT looks for the head of a sequence classification model, which it saves whole."""
+
+
+def _adapted(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights in an adapter's file by their names in the base model."""
+    from safetensors import SafetensorError, safe_open
+
+    prefix = "base_model.model."
+    file = directory / "adapter_model.safetensors"
+    try:
+        with safe_open(file, framework="np") as weights:
+            names = [name for name in weights.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {n[len(prefix) :]: tuple(weights.get_slice(n).get_shape()) for n in names}
+    except (OSError, SafetensorError) as error:
+        refuse("the adapter's weights cannot be read", file=file, found=str(error))
 
 
 def _merged(source: ModelSource, base: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from denoise.errors import Fault, raise_any
 from denoise.tokenise import RULES
 
-BACKENDS = ("auto", "transformers", "vllm")
+BACKENDS = ("auto", "transformers", "vllm", "reward", "reward-transformers", "reward-vllm")
 TRUNCATE = ("none", "keep-start")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_LENGTH = 1024
@@ -20,7 +20,9 @@ MAX_LENGTH = 1024
 class ScoreSettings:
     """Settings of `score`.
 
-    `tokenize` is the trainer whose token ids are scored, and `max_length` counts prompt + response;
+    The backend "reward" takes a reward model's rewards, the others a language model's log-probs.
+    `tokenize` is the trainer whose token ids are scored ("trl-dpo" where it is None; of a reward
+    model "reward", and no other), and `max_length` counts prompt + response;
     `truncate` is what becomes of a longer response: "none" skips its pair, "keep-start" cuts it.
     `shard` (i, n) scores part i of n, `limit` the first pairs only.
 
@@ -32,7 +34,7 @@ class ScoreSettings:
     """
 
     backend: str = "auto"
-    tokenize: str = "trl-dpo"
+    tokenize: str | None = None
     max_length: int = MAX_LENGTH
     truncate: str = "none"
     dtype: str = "auto"
@@ -49,6 +51,9 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         wrong = []
+        if self.tokenize is None:
+            rule = "reward" if self.is_reward else "trl-dpo"
+            object.__setattr__(self, "tokenize", rule)
         for option, value, known in (
             ("--backend", self.backend, BACKENDS),
             ("--tokenize", self.tokenize, RULES),
@@ -59,6 +64,14 @@ class ScoreSettings:
                 wrong.append(
                     Fault(f"{option} is unknown", found=value, fix=f"give {' or '.join(known)}")
                 )
+        if self.tokenize in RULES and self.is_reward != (self.tokenize == "reward"):
+            rule = "a reward model has a rule of its own"
+            fix = f"leave it out: {rule}" if self.is_reward else f"{rule}: give --backend reward"
+            found = f"--tokenize {self.tokenize} --backend {self.backend}"
+            wrong.append(Fault("--tokenize does not go with --backend", found=found, fix=fix))
+        if self.is_reward and self.truncate == "keep-start":
+            problem = "--truncate keep-start would cut off the end, where a reward is read"
+            wrong.append(Fault(problem, fix="raise --max-length, or let such pairs be skipped"))
         for option, number in (
             ("--max-length", self.max_length),
             ("--limit", self.limit),
@@ -96,6 +109,11 @@ class ScoreSettings:
             for name in sorted(others)
             if getattr(self, name) != _default(name)
         ]
+
+    @property
+    def is_reward(self) -> bool:
+        """Whether the model is a reward model."""
+        return self.backend == "reward"
 
     def of_the_numbers(self) -> dict[str, Any]:
         """What the scores depend on, for their provenance; the device is not part of it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,12 +64,9 @@ class TransformersScorer:
         Raises:
             InputError: a token id lies outside the model's vocabulary.
         """
-        highest = max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
-        if highest >= self.vocabulary:
-            refuse(
-                f"token id {highest} is outside the model's vocabulary of {self.vocabulary}",
-                fix="policy and reference must share the tokenizer",
-            )
+        check_vocabulary(
+            pairs, self.vocabulary, fix="policy and reference must share the tokenizer"
+        )
         probe = _probe(pairs)
         tokens = np.array([[pair.a_tokens, pair.b_tokens] for pair in probe])
         expected = self._score(probe, "full")
@@ -93,17 +90,11 @@ class TransformersScorer:
     def score(self, pairs: Sequence[TokenPair], rows: np.ndarray) -> Iterator[Scored]:
         """Score every batch of the job that has some of these rows, longest first.
 
-        The batches are those of the whole job, whatever a kill has left: equal runs give equal
-        numbers.
-
         Raises:
             RunError: a single pair does not fit into the device's memory.
         """
-        wanted = np.zeros(len(pairs), dtype=bool)
-        wanted[rows] = True
-        for batch in self.batches(pairs):
-            if wanted[batch].any():
-                yield Scored(batch, self.score_batch([pairs[row] for row in batch]))
+        for batch in batching.with_some_of(self.batches(pairs), rows):
+            yield Scored(batch, self.score_batch([pairs[row] for row in batch]))
 
     def score_batch(self, pairs: Sequence[TokenPair]) -> np.ndarray:
         """Sums of response log-probs in nats, shape [pairs, 2], float64.
@@ -113,17 +104,7 @@ class TransformersScorer:
         Raises:
             RunError: a single pair does not fit.
         """
-        try:
-            return self._score(pairs, self.layout)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        if len(pairs) == 1:
-            raise RunError(
-                f"a pair of {pairs[0].length} tokens does not fit into the memory of "
-                f"{self.device}; lower --max-length, or score it with a larger device"
-            )
-        half = len(pairs) // 2
-        return np.concatenate([self.score_batch(pairs[:half]), self.score_batch(pairs[half:])])
+        return halved_to_fit(lambda some: self._score(some, self.layout), pairs, self.device)
 
     def close(self) -> None:
         """Let go of the model's memory."""
@@ -168,6 +149,36 @@ class TransformersScorer:
             logps = chosen - logits.sub_(peak).exp_().sum(dim=1).double().log()
             sums.index_add_(0, owner[here], logps)
         return sums.cpu().numpy().reshape(count, 2)
+
+
+def halved_to_fit(
+    score: Callable[[Sequence[TokenPair]], np.ndarray], pairs: Sequence[TokenPair], device: str
+) -> np.ndarray:
+    """What `score` gives for the pairs, in halves where they do not fit into memory together.
+
+    Raises:
+        RunError: a single pair does not fit.
+    """
+    try:
+        return score(pairs)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+    if len(pairs) == 1:
+        raise RunError(
+            f"a pair of {pairs[0].length} tokens does not fit into the memory of {device}; "
+            "lower --max-length, or score it with a larger device"
+        )
+    half = len(pairs) // 2
+    return np.concatenate(
+        [halved_to_fit(score, part, device) for part in (pairs[:half], pairs[half:])]
+    )
+
+
+def check_vocabulary(pairs: Sequence[TokenPair], size: int, fix: str) -> None:
+    """Refuse token ids that a model with `size` embeddings does not have."""
+    highest = max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
+    if highest >= size:
+        refuse(f"token id {highest} is outside the model's vocabulary of {size}", fix=fix)
 
 
 def block_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

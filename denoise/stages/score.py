@@ -1,4 +1,4 @@
-"""Scoring: pairs in, log-probs of both responses under the policy and the reference out."""
+"""Scoring: pairs in, log-probs of both responses under policy and reference, or rewards, out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from denoise.progress import scoring_progress
 from denoise.scorers.settings import ScoreSettings
 from denoise.scores import SKIPPED_SCHEMA, Scores, check_scores_out, write_scores
 from denoise.tables import Provenance
-from denoise.tokenise import Skip, TokenPair, tokenise
+from denoise.tokenise import Skip, TokenPair, is_wrapped, tokenise
 
 if TYPE_CHECKING:
     from denoise.scorers import Scorer
@@ -52,8 +52,9 @@ class Plan:
         said = [f"{count:,} pair(s) not scored: {reason}" for reason, count in reasons]
         said = [*self.warnings, *said]
         if reasons and self.settings.truncate == "none":
-            said.append("--max-length N raises the limit; --truncate keep-start cuts as TRL does")
-        if self.reference is None:
+            cut = "" if self.settings.is_reward else "; --truncate keep-start cuts as TRL does"
+            said.append(f"--max-length N raises the limit{cut}")
+        if self.reference is None and not self.settings.is_reward:
             said.append("no --reference: the scores serve SimPO and CPO margins, not DPO and IPO")
             if self.settings.tokenize == "trl-dpo":
                 said.append("--tokenize trl-cpo gives the ids of TRL's SimPO and CPO trainers")
@@ -75,17 +76,18 @@ def score(
     progress: bool = False,
     **options: Any,
 ) -> Scores:
-    """Log-probs of both responses of each pair under the policy and the reference.
+    """Log-probs of both responses of each pair under the policy and the reference, or rewards.
 
-    A model is a hub id, a directory, a PEFT adapter's directory, or a `.gguf` file. Policy and
-    reference are loaded one after the other, never both. With `work`, finished batches are kept in
-    that directory, and a repeated call continues from them; the caller removes it. The other
-    options are those of `ScoreSettings`.
+    With `backend="reward"` the policy is a reward model, and there is no reference. A model is a
+    hub id, a directory, a PEFT adapter's directory, or a `.gguf` file. Policy and reference are
+    loaded one after the other, never both. With `work`, finished batches are kept in that
+    directory, and a repeated call continues from them; the caller removes it. The other options
+    are those of `ScoreSettings`.
 
     Raises:
         InputError: labels instead of pairs, no such model or broken weights, or finished work of
             other settings.
-        RunError: a pair does not fit into memory, or a log-prob is not finite.
+        RunError: a pair does not fit into memory, or a score is not finite.
     """
     planned = plan(data, policy, reference, ScoreSettings(**options), announce)
     return run(planned, work, announce, progress)
@@ -100,17 +102,26 @@ def run(
     """Score what was planned; the arguments and errors are those of `score`."""
     parts = Parts(work, planned.provenance) if work else None
     frame = pl.DataFrame({"pair_id": planned.ids}, schema={"pair_id": pl.String})
-    for role, source in (("policy", planned.policy), ("ref", planned.reference)):
+    if planned.settings.is_reward:
+        roles = [("reward", planned.policy, ("a_reward", "b_reward"))]
+        tokens = [(len(p.prompt) + len(p.a), len(p.prompt) + len(p.b)) for p in planned.pairs]
+    else:
+        roles = [
+            ("policy", planned.policy, ("policy_a_logps", "policy_b_logps")),
+            ("ref", planned.reference, ("ref_a_logps", "ref_b_logps")),
+        ]
+        tokens = [(pair.a_tokens, pair.b_tokens) for pair in planned.pairs]
+    for role, source, columns in roles:
         if source is None:
-            logps = np.full((len(planned.pairs), 2), np.nan)
+            values = np.full((len(planned.pairs), 2), np.nan)
         else:
-            logps = _score_model(planned, role, source, parts, announce, progress)
-        for side, letter in enumerate("ab"):
-            column = pl.Series(f"{role}_{letter}_logps", logps[:, side], dtype=pl.Float64)
+            values = _score_model(planned, role, source, parts, announce, progress)
+        for side, name in enumerate(columns):
+            column = pl.Series(name, values[:, side], dtype=pl.Float64)
             frame = frame.with_columns(column.fill_nan(None))
     frame = frame.with_columns(
-        pl.Series("a_tokens", [pair.a_tokens for pair in planned.pairs], dtype=pl.Int64),
-        pl.Series("b_tokens", [pair.b_tokens for pair in planned.pairs], dtype=pl.Int64),
+        pl.Series("a_tokens", [a for a, _ in tokens], dtype=pl.Int64),
+        pl.Series("b_tokens", [b for _, b in tokens], dtype=pl.Int64),
     )
     return Scores(frame, planned.skipped, planned.provenance, planned.notes)
 
@@ -125,6 +136,8 @@ def plan(
     """Resolve the models, choose the pairs, and cut them into tokens."""
     pairs, votes = data.preferences()
     _check_contents(pairs)
+    if settings.is_reward and reference:
+        refuse("--reference means nothing to a reward model", fix="leave it out")
     from denoise.scorers.backends import settle
     from denoise.scorers.models import load_tokenizer, resolve
 
@@ -149,9 +162,10 @@ def plan(
         refuse(
             "no pair can be scored",
             found=skipped["reason"][0],
-            fix="raise --max-length, or cut long responses with --truncate keep-start",
+            fix="raise --max-length"
+            + ("" if settings.is_reward else ", or cut long responses with --truncate keep-start"),
         )
-    warnings = _ignored(pairs, votes)
+    warnings = (*_ignored(pairs, votes), *_text_to_reward(pairs, tokenizer, settings))
     return Plan(ids, kept, skipped, provenance, policy_source, reference_source, settings, warnings)
 
 
@@ -174,8 +188,26 @@ def _ignored(pairs: pl.DataFrame, votes: pl.DataFrame) -> tuple[str, ...]:
     if not names or not schema.is_chat(pairs.schema["prompt"]):
         return ()
     return (
-        f"TRL gives {' and '.join(names)} to the chat template, denoise does not: these log-probs "
-        "are of other tokens than the trainer's",
+        f"TRL gives {' and '.join(names)} to the chat template, denoise does not: these scores are "
+        "of other tokens than the trainer's",
+    )
+
+
+def _text_to_reward(
+    pairs: pl.DataFrame, tokenizer: object, settings: ScoreSettings
+) -> tuple[str, ...]:
+    """How a reward model, which was made for dialogues as a rule, is given texts."""
+    chat = schema.is_chat(pairs.schema["prompt"])
+    if chat or not settings.is_reward:
+        return ()
+    if is_wrapped(tokenizer, settings.tokenize, chat):
+        return (
+            "the data are text: each prompt is given to the chat template as one user turn, and "
+            "each response as one assistant turn",
+        )
+    return (
+        "the reward model's tokenizer has no chat template: prompt and response are given as one "
+        "plain text",
     )
 
 
@@ -229,7 +261,7 @@ def _score_model(
     announce: Callable[[str], None],
     progress: bool,
 ) -> np.ndarray:
-    """Log-probs [pairs, 2] of one model, from finished parts where there are any."""
+    """Log-probs or rewards [pairs, 2] of one model, from finished parts where there are any."""
     pairs = planned.pairs
     logps = np.full((len(pairs), 2), np.nan)
     for part in parts.read(role) if parts else ():
@@ -286,7 +318,7 @@ def _run(
 
 
 def _finite(logps: np.ndarray, name: str, batch: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-    """The log-probs of a batch, all of them numbers.
+    """The scores of a batch, all of them numbers.
 
     Raises:
         RunError: one is not finite: half precision overflowed, or the weights are broken.
@@ -295,7 +327,7 @@ def _finite(logps: np.ndarray, name: str, batch: np.ndarray, ids: Sequence[str])
     if wrong.any():
         first = ids[batch[np.flatnonzero(wrong)[0]]]
         raise RunError(
-            f"{name}: the log-prob of pair {first} is not finite; try --dtype float32, and check "
+            f"{name}: the score of pair {first} is not finite; try --dtype float32, and check "
             "that the weights are whole"
         )
     return logps
