@@ -115,6 +115,11 @@ def read_provenance(path: Path) -> Provenance | None:
     return Provenance.from_json(text.decode()) if text else None
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of a Parquet file's columns."""
+    return _parquet(path).schema_arrow.names
+
+
 def _parquet(path: Path) -> pq.ParquetFile:
     if path.is_dir():
         refuse("is a directory, where a Parquet file is wanted", file=path, fix="name the file")

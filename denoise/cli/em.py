@@ -26,7 +26,10 @@ def em(
         Path | None,
         typer.Option(help="What `denoise score` wrote; shards of one run are joined."),
     ] = None,
-    loss: Annotated[str, typer.Option(help="dpo, ipo, simpo or cpo.")] = "dpo",
+    loss: Annotated[
+        str | None,
+        typer.Option(help="dpo (unless told), ipo, simpo or cpo; rewards need none."),
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="The loss's β; the trainer's default.")] = None,
     gamma: Annotated[float | None, typer.Option(help="SimPO's γ; the trainer's default.")] = None,
     ipo_sum: Annotated[

@@ -66,8 +66,9 @@ def em(
 ) -> EMResult:
     """Confidences of the votes and reliabilities of the annotators.
 
-    The model's evidence is one of: `scores` (what `score` gave, or a table of the contract), turned
-    into margins by a loss (`denoise.losses`); the user's own column of margins or probabilities,
+    The model's evidence is one of: `scores` (what `score` gave, or a table of the contract), where
+    a loss (`denoise.losses`) makes margins of log-probs, and of rewards it is their difference
+    (Bradley–Terry); the user's own column of margins or probabilities,
     about the first response against the second of the source row in `votes`, about a against b in
     `pairs`; nothing, which is a margin of 0.
 
@@ -191,7 +192,7 @@ def _evidence(
             loss=loss,
             beta=beta,
             gamma=gamma,
-            per_token=not settings.ipo_sum,
+            ipo_sum=settings.ipo_sum,
         )
     check_without_scores(loss, beta, gamma, settings.ipo_sum)
     if settings.prob_column is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from denoise import losses, noise, schema, tables
 from denoise.dataset import Dataset
@@ -49,35 +50,52 @@ def from_scores(
     scores: pl.DataFrame,
     provenance: Provenance | None,
     *,
-    loss: str,
+    loss: str | None,
     beta: float | None,
     gamma: float | None,
-    per_token: bool,
+    ipo_sum: bool,
 ) -> Evidence:
-    """The margins of a loss (see `denoise.losses`) from log-probs.
+    """The margins of a loss (see `denoise.losses`) from log-probs, or the differences of rewards.
 
     Raises:
         InputError: the scores depart from their contract, are of other pairs (by hash, or by pair
             id), lack the reference the loss needs, or a setting is out of range.
     """
-    raise_any(schema.faults(scores, schema.SCORES, "scores"))
-    settings = loss_settings(loss, beta, gamma, per_token)
+    contract = schema.scores_contract(scores.columns)
+    raise_any(schema.faults(scores, contract, "scores"))
+    settings = score_settings(contract, loss, beta, gamma, ipo_sum)
     _check_pairs(pairs, scores, provenance)
+    margin = _by_pair(votes, scores["pair_id"], pl.Series(delta(scores, settings)))
+    inputs = {"scores": provenance.run_id if provenance else _values_hash(votes, margin)}
+    notes = tokenisation_note(settings.get("loss"), provenance)
+    return Evidence(margin, settings, inputs, notes)
+
+
+def delta(scores: pl.DataFrame, settings: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Δ of a over b of each row of scores, [n], nats; `settings` as `score_settings` gives them.
+
+    Of rewards it is their difference: p = σ(r(a) − r(b)), as a reward model is trained
+    (Bradley and Terry, 1952).
+
+    Raises:
+        InputError: reference log-probs that the loss needs are missing.
+    """
+    if settings["evidence"] == "rewards":
+        a, b = (scores[name].cast(pl.Float64).to_numpy() for name in ("a_reward", "b_reward"))
+        return a - b
+    loss = settings["loss"]
     check_reference(scores, loss)
     columns = ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps")
     logps = losses.PairLogps(
         *(scores[name].cast(pl.Float64).to_numpy() for name in (*columns, "a_tokens", "b_tokens"))
     )
-    delta = losses.margin(
+    return losses.margin(
         loss,
         logps,
         beta=settings["beta"],
         gamma=settings.get("gamma"),
         per_token=settings.get("per_token", True),
     )
-    margin = _by_pair(votes, scores["pair_id"], pl.Series(delta))
-    inputs = {"scores": provenance.run_id if provenance else _values_hash(votes, margin)}
-    return Evidence(margin, settings, inputs, tokenisation_note(loss, provenance))
 
 
 def check_reference(scores: pl.DataFrame, loss: str) -> None:
@@ -199,19 +217,45 @@ def _check_pairs(pairs: pl.DataFrame, scores: pl.DataFrame, provenance: Provenan
         )
 
 
-def check_without_scores(loss: str, beta: float | None, gamma: float | None, ipo_sum: bool) -> None:
+def check_without_scores(
+    loss: str | None, beta: float | None, gamma: float | None, ipo_sum: bool
+) -> None:
     """Refuse settings of a loss where there are no scores for it to use.
 
     Raises:
         InputError: the loss is unknown, or any of its settings is given.
     """
-    _check_loss(loss)
+    if loss is not None:
+        _check_loss(loss)
     settings = {"beta": beta is not None, "gamma": gamma is not None, "ipo_sum": ipo_sum}
     raise_any(
         Fault(f"{name} means nothing without scores", fix="give scores, or leave it out")
         for name, given in settings.items()
         if given
     )
+
+
+def score_settings(
+    contract: schema.Contract,
+    loss: str | None,
+    beta: float | None,
+    gamma: float | None,
+    ipo_sum: bool,
+) -> dict[str, Any]:
+    """What of the settings scores of that contract use, with defaults filled in.
+
+    Raises:
+        InputError: a setting is out of range, or given where it means nothing.
+    """
+    if contract is not schema.REWARDS:
+        return loss_settings("dpo" if loss is None else loss, beta, gamma, not ipo_sum)
+    settings = {"loss": loss, "beta": beta, "gamma": gamma, "ipo_sum": ipo_sum or None}
+    raise_any(
+        Fault(f"{name} means nothing to rewards", found=value, fix="leave it out")
+        for name, value in settings.items()
+        if value is not None
+    )
+    return {"evidence": "rewards"}
 
 
 def _check_loss(loss: str) -> None:
@@ -243,7 +287,7 @@ def loss_settings(
     return settings
 
 
-def tokenisation_note(loss: str, provenance: Provenance | None) -> tuple[str, ...]:
+def tokenisation_note(loss: str | None, provenance: Provenance | None) -> tuple[str, ...]:
     """A note where scores were tokenised as for another trainer than that of the loss."""
     rule = provenance.settings.get("tokenize") if provenance else None
     if rule not in _TRAINERS or loss in _TRAINERS[rule][1]:
@@ -263,7 +307,7 @@ def _values_hash(votes: pl.DataFrame, margin: pl.Series) -> str:
 
 
 def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance | None]:
-    """The scores of one file, or of all shards of one `score --shard i/n` job, joined.
+    """The log-probs or rewards of one file, or of all shards of one `score --shard` job, joined.
 
     A path that is not a file stands for the shards beside it, `NAME-00000-of-00004.parquet` and so
     on. The provenance is that of the whole job; None for a user's own files.
@@ -277,14 +321,16 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
     # A shard whose pairs are all too long has no rows, and only the whole must have some.
     sharded = len(files) > 1
-    read = [tables.read_table(file, schema.SCORES, may_be_empty=sharded) for file in files]
+    contract = schema.scores_contract(tables.column_names(files[0]))
+    read = [tables.read_table(file, contract, may_be_empty=sharded) for file in files]
     whole = whole_job(files, [provenance for _, provenance in read])
     columns = [
         pl.col(c.name).cast({"id": pl.String, "int": pl.Int64}.get(c.kind, pl.Float64))
-        for c in schema.SCORES.columns
+        for c in contract.columns
+        if all(c.name in frame.columns for frame, _ in read)
     ]
     joined = pl.concat([frame.select(columns) for frame, _ in read])
-    raise_any(schema.faults(joined, schema.SCORES, files[0]) if joined.is_empty() else [])
+    raise_any(schema.faults(joined, contract, files[0]) if joined.is_empty() else [])
     again = (~joined["pair_id"].is_first_distinct()).arg_true()
     if len(again):
         file_of = np.repeat(np.arange(len(files)), [len(frame) for frame, _ in read])

@@ -17,8 +17,8 @@ _AUTO = ("pool", "calibrate", "prior")
 class EMSettings:
     """Settings of `em`; what is None takes the default of the loss or the machine.
 
-    The evidence of preference votes is scores by `loss` with `beta`, `gamma` (SimPO) and `ipo_sum`,
-    or the user's `margin_column` (nats) or `prob_column`.
+    The evidence of preference votes is log-probs by `loss` ("dpo") with `beta`, `gamma` (SimPO) and
+    `ipo_sum`, or rewards, or the user's `margin_column` (nats) or `prob_column`.
 
     mode: "auto", or "paper" for RE-PO as published. Of auto mode: `pool` lets votes on one pair
     share their truth, `calibrate` fits the temperature of the margins, `prior` of the
@@ -32,7 +32,7 @@ class EMSettings:
         InputError: a setting is out of range, or means nothing in this mode.
     """
 
-    loss: str = "dpo"
+    loss: str | None = None
     beta: float | None = None
     gamma: float | None = None
     ipo_sum: bool = False

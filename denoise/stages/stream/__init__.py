@@ -220,7 +220,7 @@ def _read(
         names = read_votes(file, pairs, keep, threads)
     inputs = found.inputs
     if to_hash:
-        name = "scores" if found.settings["evidence"] == "scores" else "margin"
+        name = "scores" if found.settings["evidence"] in ("scores", "rewards") else "margin"
         inputs = {name: state.digest()[:16].hex()}
     return _Read(rows, start, names, Evidence(found.margin, found.settings, inputs, found.notes))
 

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from denoise import dataset, losses, schema, tables
+from denoise import dataset, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
 from denoise.scores import score_files
@@ -35,7 +35,6 @@ _UNREAD = (
     "by row group the texts are not read: the scores are of pairs with these ids, and that they "
     "are of these very texts was not checked"
 )
-_LOGPS = ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps")
 
 
 @contextmanager
@@ -103,28 +102,24 @@ def _is_number(kind: pa.DataType) -> bool:
 def _from_scores(
     pairs: PairIds, given: Sequence[Path], settings: EMSettings
 ) -> tuple[Evidence, Floats]:
-    said = evidence.loss_settings(
-        settings.loss, settings.beta, settings.gamma, not settings.ipo_sum
-    )
     files = [file for path in given for file in score_files(path)]
     if not files:
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
+    contract = schema.scores_contract(columns_of(files[0]).names)
+    said = evidence.score_settings(
+        contract, settings.loss, settings.beta, settings.gamma, settings.ipo_sum
+    )
     for file in files:
         if len(files) == 1 or rows_of(file):
-            check_columns(file, schema.SCORES)
+            check_columns(file, contract)
     whole = evidence.whole_job(files, [tables.read_provenance(file) for file in files])
 
     def delta(frame: pl.DataFrame) -> Floats:
-        evidence.check_reference(frame, settings.loss)
-        columns = (*_LOGPS, "a_tokens", "b_tokens")
-        logps = losses.PairLogps(*(frame[n].cast(pl.Float64).to_numpy() for n in columns))
-        options = {"beta": said["beta"], "gamma": said.get("gamma")}
-        options["per_token"] = said.get("per_token", True)
-        return losses.margin(settings.loss, logps, **options)
+        return evidence.delta(frame, said)
 
-    margin = read_margins(files, pairs, delta, settings.n_threads)
+    margin = read_margins(files, contract, pairs, delta, settings.n_threads)
     inputs = {} if whole is None else {"scores": whole.run_id}
-    notes = evidence.tokenisation_note(settings.loss, whole)
+    notes = evidence.tokenisation_note(said.get("loss"), whole)
     if whole is not None and "pairs" in whole.inputs:
         notes += (_UNREAD,)
     return Evidence(pl.Series(dtype=pl.Float64), said, inputs, notes), margin

@@ -191,6 +191,7 @@ def _refuse_repeated(file: Path, seed: int, again: Keys) -> None:
 
 def read_margins(
     files: Sequence[Path],
+    contract: schema.Contract,
     pairs: PairIds,
     delta: Callable[[pl.DataFrame], Floats],
     threads: int = 1,
@@ -198,20 +199,21 @@ def read_margins(
     """Δ of a over b of each pair from tables of scores, NaN where there is none, [J].
 
     Args:
+        contract: that of the tables, `pair_id` its first column.
         delta: Δ of each row of scores, [n]; raises for what it cannot use.
 
     Raises:
         InputError: a score departs from the contract, is of a foreign pair or given twice.
     """
     margin = np.full(len(pairs), np.nan)
-    named = [column.name for column in schema.SCORES.columns]
-    contract = schema.Contract("scores", schema.SCORES.columns[1:], key=())
+    columns = tuple(column for column in contract.columns if column.required)
+    loose = schema.Contract(contract.name, columns[1:], key=())
     for file in files:
-        for first, batch in batches(file, named):
+        for first, batch in batches(file, [column.name for column in columns]):
             _filled(batch.select(["pair_id"]), first, file)
             frame = pl.DataFrame(pl.from_arrow(batch.drop_columns(["pair_id"])))
             with _at_row(first):
-                raise_any(schema.faults(frame, contract, file, may_be_empty=True))
+                raise_any(schema.faults(frame, loose, file, may_be_empty=True))
                 values = delta(frame)
             ids = batch.column("pair_id")
             codes = pairs.codes(ids, file, threads)
