@@ -64,28 +64,53 @@ def save_tokenizer(directory: Path) -> object:
     return fast
 
 
+def llama_config(**options: object) -> object:
+    """What the tiny Llamas below are; the options are further fields."""
+    from transformers import LlamaConfig
+
+    fields = {
+        "vocab_size": 400,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.3,  # spread logits, so that a wrong token shows
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    return LlamaConfig(**{**fields, **options})
+
+
 def save_llama(directory: Path, seed: int) -> Path:
     """Write a random two-layer Llama with the tokenizer above."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     save_tokenizer(directory)
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=400,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        initializer_range=0.3,  # spread logits, so that a wrong token shows
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    config = llama_config()
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
+
+
+def save_reward_model(directory: Path, **options: object) -> Path:
+    """Write a random reward model of the same make; the options are fields of its configuration."""
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    save_tokenizer(directory)
+    torch.manual_seed(3)
+    config = llama_config(**{"num_labels": 1, **options})
+    LlamaForSequenceClassification(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def reward_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reward_model(tmp_path_factory.mktemp("reward"))
 
 
 @pytest.fixture(scope="session")

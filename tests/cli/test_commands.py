@@ -113,6 +113,28 @@ def test_a_dry_run_counts_pairs_and_tokens_and_writes_nothing(tmp_path, policy_d
     assert [p.name for p in tmp_path.iterdir()] == ["mine.jsonl"]
 
 
+def test_a_reward_model_from_source_to_export(tmp_path, reward_dir, policy_dir):
+    write_jsonl(tmp_path / "mine.jsonl")
+    words = ("score", "mine.jsonl", "--policy", reward_dir, "--backend", "reward")
+    for shard in ("0/2", "1/2"):
+        said = denoise(*words, "--shard", shard, cwd=tmp_path).stdout
+    assert "one user turn" in said
+    assert "next: denoise em mine.jsonl --scores scores.parquet --out em\n" in said
+    assert "3 annotators" in denoise(*said.split("next: denoise ")[1].split(), cwd=tmp_path).stdout
+    denoise("export", "mine.jsonl", "em", cwd=tmp_path)
+    assert "tokens/s here" in denoise(*words, "--dry-run", cwd=tmp_path).stdout
+    options = ("--loss", "dpo", "--beta", "0.1", "--out", "no")
+    refused = denoise(
+        "em", "mine.jsonl", "--scores", "scores.parquet", *options, cwd=tmp_path, status=2
+    )
+    assert (
+        len(refused.stderr.splitlines()) == 2 and "loss means nothing to rewards" in refused.stderr
+    )
+    words = ("score", "mine.jsonl", "--policy", policy_dir, "--backend", "reward", "--out", "no")
+    refused = denoise(*words, cwd=tmp_path, status=2)
+    assert len(refused.stderr.splitlines()) == 1 and "is no reward model" in refused.stderr
+
+
 def test_scores_tokenised_for_another_trainer_are_warned_of(worked):
     folder, _ = worked
     words = ("em", "data", "--scores", "scores.parquet", "--loss", "simpo", "--out", "em3")
