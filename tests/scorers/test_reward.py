@@ -134,6 +134,48 @@ def test_padding_and_batches_change_nothing(padding, tmp_path):
     assert any("at the token before" in note for note in said) == (padding == 2)
 
 
+def test_a_model_that_reads_both_ways_does_not_see_the_padding(reward_dir, tmp_path):
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    AutoTokenizer.from_pretrained(reward_dir).save_pretrained(tmp_path)
+    torch.manual_seed(5)
+    config = BertConfig(
+        vocab_size=400,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        num_labels=1,
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    actual = rewards(CHAT, tmp_path, batch_tokens=4096)
+    np.testing.assert_allclose(actual, plain_rewards(tmp_path, CHAT), atol=2e-5)
+
+
+def test_a_batch_that_does_not_fit_is_halved_down_to_one_pair():
+    import torch
+
+    from denoise.scorers.transformers import halved_to_fit
+
+    tried = []
+
+    def score(pairs, most=2):
+        tried.append(len(pairs))
+        if len(pairs) > most:
+            raise torch.OutOfMemoryError
+        return np.array([[len(pair.a), len(pair.b)] for pair in pairs])
+
+    pairs = [TokenPair([1], [2] * n, [3]) for n in range(1, 8)]
+    whole = halved_to_fit(score, pairs, "cpu")
+    assert whole[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert tried == [7, 3, 1, 2, 4, 2, 2]
+    with pytest.raises(RunError, match="a pair of 3 tokens does not fit into the memory of cpu"):
+        halved_to_fit(lambda some: score(some, most=0), pairs, "cpu")
+
+
 def test_swapped_responses_have_swapped_rewards(reward_dir):
     swapped = [(p, b, a) for p, a, b in CHAT]
     np.testing.assert_allclose(
