@@ -24,7 +24,8 @@ class RewardScorer:
 
     A pair takes two rows, prompt + a and prompt + b, padded on the right. The reward is read where
     the model reads it when it is given the one row: most read the last token that is not the
-    `pad_token_id` of their configuration, or the very last where that has none.
+    `pad_token_id` of their configuration, or the very last where that has none. (vLLM 0.32 always
+    reads the very last: where rows end in that token, its rewards are others.)
     """
 
     def __init__(
