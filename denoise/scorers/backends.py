@@ -23,20 +23,21 @@ def settle(settings: ScoreSettings) -> ScoreSettings:
     """
     from denoise.scorers.transformers import pick_device, pick_dtype
 
-    backend = settings.backend
     has_vllm = find_spec("vllm") is not None
-    if backend == "auto":
-        backend = "vllm" if has_vllm and pick_device("auto") != "cpu" else "transformers"
-    if backend == "vllm" and not has_vllm:
-        fix = "pip install 'denoise-prefs[vllm]', or leave out --backend vllm"
+    engine = settings.engine
+    if engine is None:
+        engine = "vllm" if has_vllm and pick_device("auto") != "cpu" else "transformers"
+    if engine == "vllm" and not has_vllm:
+        fix = "pip install 'denoise-prefs[vllm]', or choose a backend of transformers"
         refuse("vLLM is not installed", fix=fix)
-    device = settings.device if backend == "transformers" else "auto"
+    backend = f"reward-{engine}" if settings.is_reward else engine
+    device = settings.device if engine == "transformers" else "auto"
     return replace(settings, backend=backend, dtype=pick_dtype(settings.dtype, device))
 
 
 def open_scorer(source: ModelSource, settings: ScoreSettings, logs: Path | None = None) -> Scorer:
     """The scorer of a backend for a model; what an engine prints is kept in `logs`."""
-    if settings.backend == "vllm":
+    if settings.engine == "vllm":
         from denoise.scorers.vllm import VllmScorer
         from denoise.scorers.vllm_engine import EngineSettings
 
@@ -44,6 +45,7 @@ def open_scorer(source: ModelSource, settings: ScoreSettings, logs: Path | None 
             source,
             EngineSettings(
                 dtype=settings.dtype,
+                is_reward=settings.is_reward,
                 tensor_parallel=settings.tensor_parallel,
                 pipeline_parallel=settings.pipeline_parallel,
                 data_parallel=settings.data_parallel,
@@ -53,9 +55,12 @@ def open_scorer(source: ModelSource, settings: ScoreSettings, logs: Path | None 
             ),
             logs,
         )
-    from denoise.scorers.transformers import TransformersScorer
+    if settings.is_reward:
+        from denoise.scorers.reward import RewardScorer as Backend
+    else:
+        from denoise.scorers.transformers import TransformersScorer as Backend
 
-    return TransformersScorer(
+    return Backend(
         source,
         dtype=settings.dtype,
         device=settings.device,

@@ -7,17 +7,19 @@ crashes on the CPU, and elsewhere it has silently scored the base model (vllm-pr
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from denoise.scorers.models import ModelSource, load_model
+from denoise.scorers.models import ModelSource
+
+Load = Callable[[ModelSource, str, str, bool], Any]
 
 PREFIX = "denoise-checkpoint-"
 _LOCK = ".lock"
@@ -27,9 +29,11 @@ _UNLOCKED_SECONDS = 60.0
 
 @contextmanager
 def readable_checkpoint(
-    source: ModelSource, dtype: str, trust_remote_code: bool = False
+    source: ModelSource, load: Load, dtype: str, trust_remote_code: bool = False
 ) -> Iterator[Path]:
     """A directory with the model's weights as safetensors: its own, or a temporary one (0700).
+
+    `load` is `models.load_model` or `models.load_reward_model`.
 
     A temporary one is removed at the end, also after a failure, and one that a kill left at the
     next start: its owner holds a lock for as long as it lives.
@@ -47,7 +51,13 @@ def readable_checkpoint(
     with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            _write(source, dtype, trust_remote_code, directory)
+            model = load(source, dtype, "cpu", trust_remote_code)
+            if source.gguf or (source.base and source.base.gguf):
+                # Its weights are plain by now, and a configuration that calls them quantised would
+                # be believed.
+                del model.config.quantization_config
+            model.save_pretrained(directory)
+            del model
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -70,14 +80,3 @@ def remove_orphans() -> None:
                 shutil.rmtree(directory, ignore_errors=True)
         except OSError:
             continue  # its owner lives, or has just removed it
-
-
-def _write(source: ModelSource, dtype: str, trust_remote_code: bool, directory: Path) -> None:
-    model = load_model(source, dtype, "cpu", trust_remote_code)
-    if source.gguf or (source.base and source.base.gguf):
-        # The weights are plain by now, and a configuration that calls them quantised would be
-        # believed.
-        del model.config.quantization_config
-    model.save_pretrained(directory)
-    del model
-    gc.collect()

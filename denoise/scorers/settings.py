@@ -97,8 +97,8 @@ class ScoreSettings:
         """What is given and means nothing to the backend."""
         others = {
             option
-            for backend, options in _OPTIONS_OF.items()
-            if self.backend not in (backend, "auto")
+            for engine, options in _OPTIONS_OF.items()
+            if self.engine not in (engine, None)
             for option in options
         }
         return [
@@ -113,7 +113,12 @@ class ScoreSettings:
     @property
     def is_reward(self) -> bool:
         """Whether the model is a reward model."""
-        return self.backend == "reward"
+        return self.backend.startswith("reward")
+
+    @property
+    def engine(self) -> str | None:
+        """What computes: transformers or vllm; None where the machine decides."""
+        return next((name for name in _OPTIONS_OF if self.backend.endswith(name)), None)
 
     def of_the_numbers(self) -> dict[str, Any]:
         """What the scores depend on, for their provenance; the device is not part of it."""
@@ -140,7 +145,7 @@ _OPTIONS_OF = {
         "engine_args",
     ),
 }
-"""What only one backend reads."""
+"""What only one of the engines reads."""
 
 
 _OF_SPEED = frozenset(

@@ -16,12 +16,13 @@ from denoise.errors import DenoiseError, Fault, InputError, RunError
 from denoise.plain import plain
 from denoise.scorers import Scored
 from denoise.scorers.checkpoint import readable_checkpoint
-from denoise.scorers.models import ModelSource
+from denoise.scorers.models import ModelSource, load_model, load_reward_model
 from denoise.scorers.process import Child, spread
 from denoise.scorers.vllm_engine import EngineSettings, Job
 from denoise.tokenise import TokenPair
 
 ENGINE = "denoise.scorers.vllm_engine:VllmEngine"
+REWARDS = "denoise.scorers.vllm_engine:VllmRewards"
 
 
 class VllmScorer:
@@ -48,7 +49,12 @@ class VllmScorer:
         """
         environments = environments_of(self.settings)
         model = self.opened.enter_context(
-            readable_checkpoint(self.source, self.settings.dtype, self.settings.trust_remote_code)
+            readable_checkpoint(
+                self.source,
+                load_reward_model if self.settings.is_reward else load_model,
+                self.settings.dtype,
+                self.settings.trust_remote_code,
+            )
         )
         logs = self.logs or Path(
             self.opened.enter_context(tempfile.TemporaryDirectory(prefix="denoise-vllm-"))
@@ -58,7 +64,8 @@ class VllmScorer:
         arguments = {"model": model, "settings": self.settings, "job": Job(longest, highest)}
         for number, environment in enumerate(environments):
             log = logs / f"vllm-{self.source.directory.name}-{number}.log"
-            child = Child(ENGINE, arguments, environment, log)
+            engine = REWARDS if self.settings.is_reward else ENGINE
+            child = Child(engine, arguments, environment, log)
             self.opened.callback(child.close)
             self.children.append(child)
         with self._naming_the_log():

@@ -40,6 +40,7 @@ class EngineSettings:
     """
 
     dtype: str = "auto"
+    is_reward: bool = False
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     data_parallel: int = 1
@@ -56,7 +57,7 @@ class Job(NamedTuple):
 
 
 class VllmEngine:
-    """One copy of a model in vLLM; pairs are added, and come out finished from `step`.
+    """One copy of a language model in vLLM; pairs are added, and come out finished from `step`.
 
     On the V2 runner, which asks for the response's rows only, the prompt is read from the prefix
     cache and so computed once a pair; elsewhere vLLM computes it for both responses.
@@ -111,20 +112,56 @@ class VllmEngine:
                 continue
             row, side, from_cache = map(int, output.request_id.split(":"))
             pair, values = self.waiting[row]
-            ids, start = sequence(pair, side)
-            if not self.reads_rows:
-                values[side] = flat_sum(output.prompt_logprobs, ids, start)
-            elif output.prompt_token_id_logprobs is None and from_cache:
+            value = self._read(output, pair, side, bool(from_cache))
+            if value is None:
                 # A cache hit past the first row drops the result: compute this one in full.
                 print(f"computed again, without the prefix cache: row {row}, response {side}")
                 self._request(row, pair, side, from_cache=False)
                 continue
-            else:
-                values[side] = math.fsum(np.ravel(output.prompt_token_id_logprobs).tolist())
+            values[side] = value
             if len(values) == 2:
                 finished.append((row, (values[0], values[1])))
                 del self.waiting[row]
         return finished
+
+    def _read(self, output: Any, pair: TokenPair, side: int, from_cache: bool) -> float | None:
+        """The sum of a response's log-probs, or None where the cache has swallowed them."""
+        ids, start = sequence(pair, side)
+        if not self.reads_rows:
+            return flat_sum(output.prompt_logprobs, ids, start)
+        logprobs = output.prompt_token_id_logprobs
+        if logprobs is None and from_cache:
+            return None
+        if logprobs is None or np.size(logprobs) != len(ids) - start:
+            raise RunError("vLLM returned no log-probs, or not one a token")
+        return math.fsum(np.ravel(logprobs).tolist())
+
+
+class VllmRewards(VllmEngine):
+    """One copy of a reward model in vLLM's pooling runner: the logit of its one label.
+
+    vLLM reads it at the very last token, and transformers, which such models are trained with, at
+    the last that is not the padding token: what follows that is left out.
+    """
+
+    notes = ()
+
+    def __init__(self, model: Path, settings: EngineSettings, job: Job) -> None:
+        super().__init__(model, settings, job)
+        self.padding = self.engine.model_config.hf_text_config.pad_token_id
+
+    def _request(self, row: int, pair: TokenPair, side: int, from_cache: bool) -> None:
+        from vllm import PoolingParams
+        from vllm.inputs.engine import tokens_input
+
+        ids = list(pair.prompt + pair[1 + side])
+        while len(ids) > 1 and ids[-1] == self.padding:
+            ids.pop()
+        parameters = PoolingParams(task="classify", use_activation=False)
+        self.engine.add_request(f"{row}:{side}:1", tokens_input(ids), parameters)
+
+    def _read(self, output: Any, pair: TokenPair, side: int, from_cache: bool) -> float | None:
+        return float(output.outputs.data.item())
 
 
 def sequence(pair: TokenPair, side: int) -> tuple[Ids, int]:
@@ -174,6 +211,8 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
             f"token id {job.highest} is outside the model's vocabulary of {vocabulary}",
             fix="policy and reference must share the tokenizer",
         )
+    if settings.is_reward:
+        _check_head(config, model)
     arguments: dict[str, Any] = {
         "model": str(model),
         "dtype": settings.dtype,
@@ -186,17 +225,28 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
         "max_model_len": job.longest + 1,
         # Nothing is generated, and compiled graphs are for decoding.
         "enforce_eager": True,
+        "runner": "pooling" if settings.is_reward else "generate",
         "disable_log_stats": True,
         "seed": 0,
     }
     budget = LOGITS_BYTES["cpu" if on_cpu else "cuda"] // (4 * LOGITS_COPIES * vocabulary)
-    if job.longest > budget:
+    if job.longest > budget and not settings.is_reward:
         arguments["max_num_batched_tokens"] = max(budget, 256)
     if settings.gpu_memory_utilization or not on_cpu:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization or GPU_SHARE
     elif "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES // settings.data_parallel
     return arguments | dict(settings.arguments)
+
+
+def _check_head(config: Any, model: Path) -> None:
+    """Refuse what is no reward model: vLLM would put a head of its own on it."""
+    if not any("SequenceClassification" in name for name in config.architectures or ()):
+        fix = "give a reward model, or leave out --backend"
+        refuse("the model has no score head", file=model, found=config.architectures, fix=fix)
+    if config.num_labels != 1:
+        fix = "a reward model has one"
+        refuse(f"the model has {config.num_labels} labels", file=model, fix=fix)
 
 
 def _fit_context(arguments: Any, job: Job) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from conftest import save_reward_model
 from small_pairs import make
 
 from denoise.dataset import write_dataset
@@ -197,16 +198,12 @@ def test_an_adapter_is_merged_into_a_private_checkpoint_that_does_not_stay(
     orphan.mkdir()
     (orphan / ".lock").touch()
     model = adapter(policy_dir, tmp_path / "adapter")
-    seen = []
-    write = checkpoint._write
-    monkeypatch.setattr(checkpoint, "_write", lambda *args: (write(*args), seen.append(args[-1])))
-
     pairs = odd_pairs()
     scorer = vllm.VllmScorer(resolve(str(model)), EngineSettings(dtype="float32"))
     scorer.prepare(pairs)
-    (directory,) = seen
+    (directory,) = temporary.glob(f"{checkpoint.PREFIX}*")
+    assert directory != orphan
     assert directory.stat().st_mode & 0o777 == 0o700
-    assert not orphan.exists()
     checkpoint.remove_orphans()
     assert directory.exists()  # its owner lives
     ((_, values),) = scorer.score(pairs[:1], np.arange(1))
@@ -219,6 +216,29 @@ def test_an_adapter_is_merged_into_a_private_checkpoint_that_does_not_stay(
     assert np.abs(base - expected).min() > 0.1
 
 
+def test_rewards_are_those_of_transformers_also_where_rows_end_in_the_padding_token(tmp_path):
+    """vLLM reads the very last token; transformers the last that is not padding, 2 here."""
+    from denoise.scorers.reward import RewardScorer
+
+    model = save_reward_model(tmp_path, pad_token_id=2)
+    pairs = [
+        TokenPair(ids(30, 0), [*ids(9, 1), 2], [*ids(40, 2), 2, 2]),
+        TokenPair(ids(3, 3), ids(5, 4), [2]),
+    ]
+    scorer = RewardScorer(resolve(str(model)), dtype="float32")
+    expected = scorer.score_batch(pairs)
+    values, notes = by_vllm(pairs, model, is_reward=True)
+    np.testing.assert_allclose(values, expected, atol=2e-5)
+    assert notes == ()
+
+
+def test_a_model_without_one_score_is_no_reward_model_for_vllm(policy_dir, tmp_path):
+    with pytest.raises(InputError, match=r"has no score head.*'LlamaForCausalLM'"):
+        by_vllm(odd_pairs(), policy_dir, is_reward=True)
+    with pytest.raises(InputError, match="has 2 labels"):
+        by_vllm(odd_pairs(), save_reward_model(tmp_path, num_labels=2), is_reward=True)
+
+
 def test_a_checkpoint_that_fails_is_removed_and_one_of_a_killed_owner_at_the_next_start(
     policy_dir, tmp_path
 ):
@@ -226,8 +246,8 @@ def test_a_checkpoint_that_fails_is_removed_and_one_of_a_killed_owner_at_the_nex
     program = (
         "import os, signal, sys\n"
         "from denoise.scorers.checkpoint import readable_checkpoint\n"
-        "from denoise.scorers.models import resolve\n"
-        "with readable_checkpoint(resolve(sys.argv[1]), 'float32') as directory:\n"
+        "from denoise.scorers.models import load_model, resolve\n"
+        "with readable_checkpoint(resolve(sys.argv[1]), load_model, 'float32') as directory:\n"
         "    print(directory, flush=True)\n"
         "    if sys.argv[2] == 'fail': raise ValueError\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
