@@ -131,19 +131,14 @@ def load_model(source: ModelSource, dtype: str, device: str, trust_remote_code: 
         InputError: the weights cannot be loaded (cut short, no safetensors, no language model).
         RunError: they do not fit into memory.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     if source.base:
         return _merged(source, load_model(source.base, dtype, device, trust_remote_code))
-    options = source.tokenizer_options(trust_remote_code)
-    options |= {} if source.gguf else {"use_safetensors": True}
-    wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source.directory, dtype=wanted, **options)
-    except Exception as error:
-        _refuse_weights(source, "the model cannot be loaded", error)
-    return model.eval().requires_grad_(False).to(device)
+    model, missing = _load("AutoModelForCausalLM", source, dtype, device, trust_remote_code)
+    if missing:
+        fix = "give a language model; a reward model goes with --backend reward"
+        lacks = f"is no language model: its weights lack {', '.join(missing[:3])}"
+        refuse(lacks, file=source.directory, fix=fix)
+    return model
 
 
 def load_reward_model(source: ModelSource, dtype: str, device: str, trust_remote_code: bool) -> Any:
@@ -174,31 +169,44 @@ def _classifier(
 
     `adapted` has the shapes of the weights that adapters bring; a head's first is the labels.
     """
-    import torch
-    from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
-
     if source.base:
         brought = {**_adapted(source.directory), **adapted}
         base, missing = _classifier(source.base, dtype, device, trust_remote_code, brought)
         return _merged(source, base), missing
-    options = source.tokenizer_options(trust_remote_code)
-    options |= {} if source.gguf else {"use_safetensors": True}
     heads = {shape[0] for name, shape in adapted.items() if name in _HEADS}
-    options |= {"num_labels": heads.pop()} if len(heads) == 1 else {}
+    labels = {"num_labels": heads.pop()} if len(heads) == 1 else {}
+    kind = "AutoModelForSequenceClassification"
+    model, missing = _load(kind, source, dtype, device, trust_remote_code, **labels)
+    return model, sorted(set(missing) - set(adapted))
+
+
+def _load(
+    kind: str,
+    source: ModelSource,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    **options: Any,
+) -> tuple[Any, list[str]]:
+    """A model of transformers' class `kind`, and which of its weights the checkpoint lacks."""
+    import torch
+    import transformers
+    from transformers.utils import logging
+
+    options |= source.tokenizer_options(trust_remote_code)
+    options |= {} if source.gguf else {"use_safetensors": True}
     wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
     said = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing is our own to judge, and to say
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = getattr(transformers, kind).from_pretrained(
             source.directory, dtype=wanted, output_loading_info=True, **options
         )
     except Exception as error:
-        _refuse_weights(source, "the reward model cannot be loaded", error)
+        _refuse_weights(source, "the model cannot be loaded", error)
     finally:
         logging.set_verbosity(said)
-    missing = sorted(set(info["missing_keys"]) - set(adapted))
-    return model.eval().requires_grad_(False).to(device), missing
+    return model.eval().requires_grad_(False).to(device), sorted(info["missing_keys"])
 
 
 _HEADS = ("score.weight", "classifier.weight")

@@ -332,7 +332,7 @@ def test_the_rule_follows_the_backend_and_is_in_the_provenance(reward_dir):
     assert ScoreSettings().tokenize == "trl-dpo"
     planned = plan(dataset(CHAT), str(reward_dir), None, ScoreSettings(backend="reward"), print)
     told = planned.provenance.settings
-    assert (told["backend"], told["tokenize"]) == ("reward", "reward")
+    assert (told["backend"], told["tokenize"]) == ("reward-transformers", "reward")
     again = ScoreSettings(backend="reward", tokenize="reward")
     assert plan(dataset(CHAT), str(reward_dir), None, again, print).provenance.settings == told
 

@@ -255,6 +255,11 @@ def test_weights_cut_short_are_refused(policy_dir, tmp_path):
         run(planned(make(3), copy))
 
 
+def test_a_reward_model_is_not_scored_as_a_language_model_with_a_random_head(reward_dir):
+    with pytest.raises(InputError, match=r"no language model: its weights lack lm_head.*reward"):
+        run(planned(make(3), reward_dir))
+
+
 def test_a_response_of_a_million_characters_is_skipped_with_its_reason(policy_dir):
     data = make(3)
     huge = data.pairs.with_columns(

@@ -1,0 +1,40 @@
+"""Settings of scoring: what does not go together, and what the numbers depend on."""
+
+from __future__ import annotations
+
+import pytest
+
+from denoise.cli.score import _engine_args
+from denoise.errors import InputError
+from denoise.scorers.backends import settle
+from denoise.scorers.settings import ScoreSettings
+
+
+def test_what_means_nothing_to_the_backend_is_refused_all_at_once():
+    with pytest.raises(InputError) as error:
+        ScoreSettings(backend="transformers", tensor_parallel=2, engine_args={"seed": 1})
+    assert len(error.value.faults) == 2
+    with pytest.raises(InputError, match="--batch-tokens means nothing to --backend reward-vllm"):
+        ScoreSettings(backend="reward-vllm", batch_tokens=512)
+    with pytest.raises(InputError, match="--gpu-memory-utilization is out of range"):
+        ScoreSettings(backend="vllm", gpu_memory_utilization=1.5)
+    assert ScoreSettings(tensor_parallel=2, batch_tokens=512).backend == "auto"
+
+
+def test_without_a_gpu_transformers_computes_in_float32():
+    assert settle(ScoreSettings()).backend == "transformers"
+    assert settle(ScoreSettings(backend="reward")).backend == "reward-transformers"
+    assert settle(ScoreSettings(backend="vllm")).dtype == "float32"
+
+
+def test_a_run_may_be_continued_with_other_engine_arguments_for_memory_and_speed():
+    given = {"max_num_seqs": 4, "kv_cache_dtype": "fp8"}
+    settings = ScoreSettings(backend="vllm", engine_args=given)
+    assert settings.of_the_numbers()["engine_args"] == {"kv_cache_dtype": "fp8"}
+
+
+def test_engine_arguments_are_json_or_text():
+    given = _engine_args(["max-num-seqs=4", "quantization=awq", 'hf_overrides={"a": true}'])
+    assert given == {"max_num_seqs": 4, "quantization": "awq", "hf_overrides": {"a": True}}
+    with pytest.raises(InputError, match="--engine-arg is not KEY=VALUE, found 'seed'"):
+        _engine_args(["seed"])
