@@ -10,6 +10,19 @@ Update = Callable[[int, int], None]
 
 
 @contextmanager
+def waiting(label: str, shown: bool) -> Iterator[None]:
+    """A moving sign while something of unknown length goes on, a model's loading for instance."""
+    if not shown or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(label)):
+        yield
+
+
+@contextmanager
 def scoring_progress(label: str, pairs: int, tokens: int, shown: bool) -> Iterator[Update]:
     """A progress bar over tokens; the function it gives takes the pairs and tokens just done."""
     if not shown or not sys.stderr.isatty():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from denoise import schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import RunError, raise_any, refuse
 from denoise.parts import Parts
-from denoise.progress import scoring_progress
+from denoise.progress import scoring_progress, waiting
 from denoise.scorers.settings import ScoreSettings
 from denoise.scores import SKIPPED_SCHEMA, Scores, check_scores_out, write_scores
 from denoise.tables import Provenance
@@ -271,13 +272,14 @@ def _score_model(
     todo = np.flatnonzero(np.isnan(logps).any(axis=1))
     from denoise.scorers.backends import open_scorer
 
-    scorer = open_scorer(source, planned.settings, parts.directory if parts else None)
-    try:
-        for note in scorer.prepare(pairs):
+    with ExitStack() as stack:
+        with waiting(f"loading {source.name}", progress):
+            scorer = open_scorer(source, planned.settings, parts.directory if parts else None)
+            stack.callback(scorer.close)
+            notes = scorer.prepare(pairs)
+        for note in notes:
             announce(f"{source.name}: {note}")
         _run(scorer, role, source.name, planned, todo, logps, parts, progress)
-    finally:
-        scorer.close()
     return logps
 
 
