@@ -39,8 +39,8 @@ def score(
     backend: Annotated[
         str,
         typer.Option(
-            help="auto (vLLM where it is and a GPU is, else transformers), transformers or vllm; "
-            "reward where MODEL is a reward model."
+            help="auto (vLLM where it is and a GPU is, else transformers), transformers, vllm, "
+            "server; reward where MODEL is a reward model."
         ),
     ] = "auto",
     tokenize: Annotated[
@@ -78,6 +78,19 @@ def score(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where `vllm serve` runs (--backend server).")
+    ] = None,
+    reference_base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the reference is served, if elsewhere.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The environment variable that holds the server's key."),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Pairs that the server is sent at once (32).")
+    ] = None,
     map_: shared.Map = (),
     aspect: shared.Aspect = "overall",
     split: shared.Split = None,
@@ -105,6 +118,10 @@ def score(
         data_parallel=data_parallel,
         gpu_memory_utilization=gpu_memory_utilization,
         engine_args=_engine_args(engine_arg),
+        base_url=base_url,
+        reference_base_url=reference_base_url,
+        api_key_env=api_key_env,
+        concurrency=concurrency,
     )
     path = score_file(out, settings.shard)
     check_scores_out(path)
@@ -168,7 +185,7 @@ def _dry_run(planned: Plan) -> None:
         return
     rows = np.random.default_rng(0).permutation(len(planned.pairs))[:SAMPLE]
     sample = [planned.pairs[row] for row in rows]
-    scorer = open_scorer(planned.policy, planned.settings)
+    scorer = open_scorer(planned.policy, planned.settings, announce=say)
     try:
         scorer.prepare(planned.pairs)
         for _ in range(2):  # the first time pays for warming up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,8 @@ def settle(settings: ScoreSettings) -> ScoreSettings:
     Raises:
         InputError: vLLM is asked for and not installed, or there is no such device.
     """
+    if settings.engine == "server":
+        return settings
     from denoise.scorers.transformers import pick_device, pick_dtype
 
     has_vllm = find_spec("vllm") is not None
@@ -35,8 +38,22 @@ def settle(settings: ScoreSettings) -> ScoreSettings:
     return replace(settings, backend=backend, dtype=pick_dtype(settings.dtype, device))
 
 
-def open_scorer(source: ModelSource, settings: ScoreSettings, logs: Path | None = None) -> Scorer:
-    """The scorer of a backend for a model; what an engine prints is kept in `logs`."""
+def open_scorer(
+    source: ModelSource,
+    settings: ScoreSettings,
+    role: str = "policy",
+    announce: Callable[[str], None] = lambda _: None,
+    logs: Path | None = None,
+) -> Scorer:
+    """The scorer of a backend for a model.
+
+    `role` is `policy` or `ref`; a server's outages are told to `announce`; what an engine prints is
+    kept in `logs`.
+    """
+    if settings.engine == "server":
+        from denoise.scorers.server import ServerScorer
+
+        return ServerScorer(source, settings, role, announce)
     if settings.engine == "vllm":
         from denoise.scorers.vllm import VllmScorer
         from denoise.scorers.vllm_engine import EngineSettings

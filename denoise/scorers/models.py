@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,8 @@ _CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 class ModelSource:
     """A model that can be loaded: `identity` changes with its weights, tokenizer or template.
 
-    `directory` is local; `gguf` names a file in it; `base` is the model that an adapter extends.
+    `directory` is local; `gguf` names a file in it; `base` is the model that an adapter extends;
+    `given` is the name as it was typed.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModelSource:
     identity: str
     gguf: str | None = None
     base: ModelSource | None = None
+    given: str = ""
 
     def tokenizer_options(self, trust_remote_code: bool) -> dict[str, Any]:
         """The keywords for transformers' `from_pretrained`."""
@@ -35,14 +37,21 @@ class ModelSource:
         return options | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
-def resolve(name: str, announce: Callable[[str], None] = lambda _: None) -> ModelSource:
+def resolve(
+    name: str, announce: Callable[[str], None] = lambda _: None, weights: bool = True
+) -> ModelSource:
     """Find a model: a directory, a PEFT adapter's directory, a `.gguf` file, or a hub id.
 
-    `announce` is told which base model an adapter names before that is followed.
+    `announce` is told which base model an adapter names before that is followed. Without `weights`
+    those of a hub id are not fetched: a tokenizer is all that is needed of it.
 
     Raises:
         InputError: nothing of that name, or what is there is no model.
     """
+    return replace(_resolve(name, announce, weights), given=name)
+
+
+def _resolve(name: str, announce: Callable[[str], None], weights: bool) -> ModelSource:
     path = Path(name).expanduser()
     shown = tables.without_credentials(name)
     if len(name) > _LONGEST_NAME:
@@ -52,15 +61,15 @@ def resolve(name: str, announce: Callable[[str], None] = lambda _: None) -> Mode
             refuse("is a file, and not a .gguf model", file=path, fix="give a model's directory")
         return ModelSource(path.name, path.parent, tables.file_hash(path), gguf=path.name)
     if path.is_dir():
-        return _directory(path.resolve().name, path, _identity(path), announce)
+        return _directory(path.resolve().name, path, _identity(path), announce, weights)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         refuse("there is no such model", file=shown, fix="give a directory, a .gguf or a hub id")
-    snapshot = _download(name)
-    return _directory(name, snapshot, snapshot.name, announce)
+    snapshot = _download(name, weights)
+    return _directory(name, snapshot, snapshot.name, announce, weights)
 
 
 def _directory(
-    name: str, path: Path, identity: str, announce: Callable[[str], None]
+    name: str, path: Path, identity: str, announce: Callable[[str], None], weights: bool
 ) -> ModelSource:
     adapter = path / "adapter_config.json"
     if adapter.is_file():
@@ -71,7 +80,7 @@ def _directory(
             )
         base_shown = tables.without_credentials(base_name)
         announce(f"{name} is an adapter; its base model is {base_shown}")
-        base = resolve(base_name, announce)
+        base = resolve(base_name, announce, weights)
         identity = schema.digest(identity, base.identity).hex()
         return ModelSource(name, path, identity, base=base)
     if not (path / "config.json").is_file():
@@ -92,12 +101,13 @@ def _identity(path: Path) -> str:
     return schema.digest(*(f"{file.name}={tables.file_hash(file)}" for file in files)).hex()
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    wanted = [pattern for pattern in _CONTENT if weights or pattern != "*.safetensors"]
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(_CONTENT)))
+        return Path(snapshot_download(repo, allow_patterns=wanted))
     except HFValidationError:
         shown = tables.without_credentials(repo)
         refuse("neither a local directory nor a hub id", found=shown, fix="check the name")

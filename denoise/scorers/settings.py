@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from denoise.errors import Fault, raise_any
+from denoise.tables import without_credentials
 from denoise.tokenise import RULES
 
-BACKENDS = ("auto", "transformers", "vllm", "reward", "reward-transformers", "reward-vllm")
+BACKENDS = (
+    *("auto", "transformers", "vllm", "server"),
+    *("reward", "reward-transformers", "reward-vllm"),
+)
 TRUNCATE = ("none", "keep-start")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_LENGTH = 1024
 """TRL's own default (DPOConfig.max_length)."""
+
+CONCURRENCY = 32
+"""Pairs that a server is sent at once where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,8 @@ class ScoreSettings:
     `tokenize` is the trainer whose token ids are scored ("trl-dpo" where it is None; of a reward
     model "reward", and no other), and `max_length` counts prompt + response;
     `truncate` is what becomes of a longer response: "none" skips its pair, "keep-start" cuts it.
-    `shard` (i, n) scores part i of n, `limit` the first pairs only.
+    `shard` (i, n) scores part i of n, `limit` the first pairs only. A server's `base_url` may
+    end in /v1 or not; `api_key_env` names the environment variable that holds its key.
 
     Of vLLM: a model is spread over `tensor_parallel` × `pipeline_parallel` GPUs, with
     `data_parallel` copies; `engine_args` are vLLM's own.
@@ -48,6 +57,10 @@ class ScoreSettings:
     data_parallel: int = 1
     gpu_memory_utilization: float | None = None
     engine_args: Mapping[str, Any] = field(default_factory=dict)
+    base_url: str | None = field(default=None, repr=False)  # it may hold a password
+    reference_base_url: str | None = field(default=None, repr=False)
+    api_key_env: str | None = None
+    concurrency: int | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -79,6 +92,7 @@ class ScoreSettings:
             ("--tensor-parallel", self.tensor_parallel),
             ("--pipeline-parallel", self.pipeline_parallel),
             ("--data-parallel", self.data_parallel),
+            ("--concurrency", self.concurrency),
         ):
             if number is not None and number < 1:
                 wrong.append(Fault(f"{option} must be at least 1", found=number))
@@ -91,14 +105,15 @@ class ScoreSettings:
         if share is not None and not 0 < share <= 1:
             fix = "give a share above 0, at most 1"
             wrong.append(Fault("--gpu-memory-utilization is out of range", found=share, fix=fix))
-        raise_any(wrong + self._idle())
+        raise_any(wrong + self._idle() + (self._of_a_server() if self.engine == "server" else []))
 
     def _idle(self) -> list[Fault]:
         """What is given and means nothing to the backend."""
+        possible = (self.engine,) if self.engine else ("transformers", "vllm")
         others = {
             option
             for engine, options in _OPTIONS_OF.items()
-            if self.engine not in (engine, None)
+            if engine not in possible
             for option in options
         }
         return [
@@ -117,11 +132,32 @@ class ScoreSettings:
 
     @property
     def engine(self) -> str | None:
-        """What computes: transformers or vllm; None where the machine decides."""
+        """What computes: transformers, vllm or server; None where the machine decides."""
         return next((name for name in _OPTIONS_OF if self.backend.endswith(name)), None)
 
+    def _of_a_server(self) -> list[Fault]:
+        wrong = []
+        for option, url in (
+            ("--base-url", self.base_url),
+            ("--reference-base-url", self.reference_base_url),
+        ):
+            if url is not None and not _is_address(url):
+                # The address of a user and password without http:// must not be shown either.
+                found = None if "@" in url else without_credentials(url)
+                fix = "for instance http://127.0.0.1:8000/v1"
+                wrong.append(Fault(f"{option} is no server's address", found=found, fix=fix))
+        if self.base_url is None:
+            fix = "for instance --base-url http://127.0.0.1:8000/v1"
+            wrong.append(Fault("--backend server needs --base-url", fix=fix))
+        if self.api_key_env is not None and not os.environ.get(self.api_key_env):
+            problem = "the environment variable that --api-key-env names is not set"
+            wrong.append(Fault(problem, found=self.api_key_env, fix="export it first"))
+        if self.dtype != "auto":
+            wrong.append(Fault("--dtype is the server's to set", fix="leave it out"))
+        return wrong
+
     def of_the_numbers(self) -> dict[str, Any]:
-        """What the scores depend on, for their provenance; the device is not part of it."""
+        """What the scores depend on, for their provenance: no device and no address."""
         return {
             "backend": self.backend,
             "tokenize": self.tokenize,
@@ -144,6 +180,7 @@ _OPTIONS_OF = {
         "gpu_memory_utilization",
         "engine_args",
     ),
+    "server": ("base_url", "reference_base_url", "api_key_env", "concurrency"),
 }
 """What only one of the engines reads."""
 
@@ -166,3 +203,14 @@ _OF_SPEED = frozenset(
 def _default(name: str) -> Any:
     of_field = next(f for f in fields(ScoreSettings) if f.name == name)
     return {} if name == "engine_args" else of_field.default
+
+
+def _is_address(url: str) -> bool:
+    import httpx2
+
+    try:
+        address = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        return False
+    plain = not address.query and not address.fragment
+    return address.scheme in ("http", "https") and bool(address.host) and plain

@@ -139,12 +139,15 @@ def plan(
     _check_contents(pairs)
     if settings.is_reward and reference:
         refuse("--reference means nothing to a reward model", fix="leave it out")
+    if settings.reference_base_url and not reference:
+        refuse("--reference-base-url means nothing without --reference")
     from denoise.scorers.backends import settle
     from denoise.scorers.models import load_tokenizer, resolve
 
     settings = settle(settings)
-    policy_source = resolve(policy, announce)
-    reference_source = resolve(reference, announce) if reference else None
+    local = settings.backend != "server"
+    policy_source = resolve(policy, announce, weights=local)
+    reference_source = resolve(reference, announce, weights=local) if reference else None
     tokenizer = load_tokenizer(policy_source, settings.trust_remote_code)
     if reference_source:
         other = load_tokenizer(reference_source, settings.trust_remote_code)
@@ -274,7 +277,13 @@ def _score_model(
 
     with ExitStack() as stack:
         with waiting(f"loading {source.name}", progress):
-            scorer = open_scorer(source, planned.settings, parts.directory if parts else None)
+            scorer = open_scorer(
+                source,
+                planned.settings,
+                role,
+                announce,
+                logs=parts.directory if parts else None,
+            )
             stack.callback(scorer.close)
             notes = scorer.prepare(pairs)
         for note in notes:

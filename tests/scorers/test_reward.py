@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-from conftest import save_reward_model
 from datasets import Dataset as Rows
+from small_models import save_reward_model
 
 from denoise.dataset import Dataset
 from denoise.errors import InputError, RunError

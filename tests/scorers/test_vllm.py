@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import save_reward_model
+from small_models import save_reward_model
 from small_pairs import make
 
 from denoise.dataset import write_dataset
