@@ -13,6 +13,10 @@ import numpy as np
 
 from denoise.tokenise import TokenPair
 
+BLINK = 0.2
+"""Seconds after which a wait is begun anew: polars' handler of SIGINT restarts the system's calls,
+so that Ctrl-C never ends a wait without a limit."""
+
 
 class Scored(NamedTuple):
     """Finished pairs: their row numbers [n], and a number a response, float64 [n, 2] (a, b)."""

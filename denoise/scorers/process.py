@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from denoise.errors import DenoiseError, RunError
-from denoise.scorers import Scored
+from denoise.scorers import BLINK, Scored
 from denoise.tokenise import TokenPair
 
 BLOCK = 64
@@ -88,6 +88,8 @@ class Child:
             DenoiseError: the child failed, or died.
         """
         try:
+            while not self.connection.poll(BLINK):
+                pass
             message = self.connection.recv()
         except (EOFError, OSError):
             raise self._death(explain) from None
@@ -141,7 +143,7 @@ def spread(
     for child in children:
         top_up(child)
     while busy := {child.connection: child for child in children if child.unfinished}:
-        for connection in wait(list(busy)):
+        for connection in wait(list(busy), timeout=BLINK):
             child = busy[connection]
             finished = child.receive(explain)
             child.unfinished -= len(finished)

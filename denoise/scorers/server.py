@@ -16,7 +16,7 @@ from anyio.from_thread import start_blocking_portal
 
 from denoise.errors import MAX_SHOWN, InputError, RunError, refuse
 from denoise.plain import plain, quote
-from denoise.scorers import Scored
+from denoise.scorers import BLINK, Scored
 from denoise.scorers.endpoint import Endpoint, Refusal
 from denoise.scorers.models import ModelSource
 from denoise.scorers.settings import CONCURRENCY, ScoreSettings
@@ -29,11 +29,6 @@ SLACK = 1e-3
 
 MINUS_INFINITY = -9999.0
 """What vLLM writes for a log-prob of minus infinity, which JSON cannot hold."""
-
-
-BLINK = 0.2
-"""Seconds after which a wait is begun anew: polars' handler of SIGINT restarts the system's calls,
-so that Ctrl-C never ends a wait without a limit."""
 
 
 class ServerScorer:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -121,11 +122,11 @@ main(sys.argv[1:])
 
 
 def engines_of(process: subprocess.Popen) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "denoise.scorers.process" in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):  # it may have ended in the meantime
+            found += [child] if "denoise.scorers.process" in " ".join(child.cmdline()) else []
+    return found
 
 
 def test_an_engine_or_a_command_that_is_killed_leaves_what_is_finished(policy_dir, tmp_path):
@@ -173,6 +174,36 @@ def test_an_engine_or_a_command_that_is_killed_leaves_what_is_finished(policy_di
     for side in "ab":
         off = found[f"policy_{side}_logps"] - expected[f"policy_{side}_logps"]
         assert (off.abs() / expected[f"{side}_tokens"]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("loading", [True, False], ids=["loading", "scoring"])
+def test_an_interrupt_ends_the_command_and_its_engine(loading, policy_dir, tmp_path):
+    write_dataset(make(500), tmp_path / "data")
+    parts = tmp_path / "scores.parquet.parts"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", SCORE, "score", "data", "--backend", "vllm"),
+            *("--policy", str(policy_dir), "--engine-arg", "max_num_seqs=8"),
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # What runs in the background of a shell ignores the signal, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        engines: list[psutil.Process] = []
+        while not engines or not (loading or list(parts.glob("*.parquet"))):
+            assert process.poll() is None
+            engines = engines_of(process)
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert not engines[0].is_running()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def adapter(base: Path, directory: Path) -> Path:
