@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from denoise.errors import RunError
 from denoise.scorers.models import ModelSource
 
 Load = Callable[[ModelSource, str, str, bool], Any]
@@ -40,13 +41,14 @@ def readable_checkpoint(
 
     Raises:
         InputError: the weights cannot be loaded, or the adapter cannot be merged.
+        RunError: there is no room for them.
     """
+    remove_orphans()
     if source.base is None and source.gguf is None:
         yield source.directory
         return
     import fcntl
 
-    remove_orphans()
     directory = Path(tempfile.mkdtemp(prefix=PREFIX))
     with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -56,7 +58,13 @@ def readable_checkpoint(
                 # Its weights are plain by now, and a configuration that calls them quantised would
                 # be believed.
                 del model.config.quantization_config
-            model.save_pretrained(directory)
+            try:
+                model.save_pretrained(directory)
+            except OSError as error:
+                raise RunError(
+                    f"the merged model could not be written to {directory}: {error}; TMPDIR names "
+                    "the directory for it"
+                ) from error
             del model
             yield directory
         finally:

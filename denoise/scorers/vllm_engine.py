@@ -242,10 +242,10 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
 def _check_head(config: Any, model: Path) -> None:
     """Refuse what is no reward model: vLLM would put a head of its own on it."""
     if not any("SequenceClassification" in name for name in config.architectures or ()):
-        fix = "give a reward model, or leave out --backend"
+        fix = "give a model for sequence classification with one label"
         refuse("the model has no score head", file=model, found=config.architectures, fix=fix)
     if config.num_labels != 1:
-        fix = "a reward model has one"
+        fix = "give a model for sequence classification with one label"
         refuse(f"the model has {config.num_labels} labels", file=model, fix=fix)
 
 
