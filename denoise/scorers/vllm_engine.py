@@ -215,7 +215,7 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
         _check_head(config, model)
     arguments: dict[str, Any] = {
         "model": str(model),
-        "dtype": settings.dtype,
+        "dtype": _dtype(settings.dtype, config, model),
         "load_format": "safetensors",
         "skip_tokenizer_init": True,
         "trust_remote_code": settings.trust_remote_code,
@@ -237,6 +237,17 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
     elif "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES // settings.data_parallel
     return arguments | dict(settings.arguments)
+
+
+def _dtype(wanted: str, config: Any, model: Path) -> str:
+    """The dtype asked for; vLLM's own `auto` would silently halve the precision of float32."""
+    import torch
+    from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
+
+    own = ModelArchConfigConvertorBase.get_torch_dtype(
+        config, str(model), revision=None, config_format="hf"
+    )
+    return "float32" if wanted == "auto" and own == torch.float32 else wanted
 
 
 def _check_head(config: Any, model: Path) -> None:

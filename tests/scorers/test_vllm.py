@@ -60,8 +60,9 @@ def by_transformers(pairs: list[TokenPair], model: Path) -> np.ndarray:
 def by_vllm(
     pairs: list[TokenPair], model: Path, logs: Path | None = None, **settings: object
 ) -> tuple[np.ndarray, tuple[str, ...]]:
+    # The models are of float32, which vLLM's own `auto` would make bfloat16 of.
     source = resolve(str(model))
-    scorer = vllm.VllmScorer(source, EngineSettings(dtype="float32", **settings), logs)
+    scorer = vllm.VllmScorer(source, EngineSettings(**settings), logs)
     values = np.full((len(pairs), 2), np.nan)
     try:
         notes = scorer.prepare(pairs)
