@@ -49,6 +49,8 @@ def readable_checkpoint(
         return
     import fcntl
 
+    from safetensors import SafetensorError
+
     directory = Path(tempfile.mkdtemp(prefix=PREFIX))
     with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -60,7 +62,7 @@ def readable_checkpoint(
                 del model.config.quantization_config
             try:
                 model.save_pretrained(directory)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:  # the latter where the disk is full
                 raise RunError(
                     f"the merged model could not be written to {directory}: {error}; TMPDIR names "
                     "the directory for it"

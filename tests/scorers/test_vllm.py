@@ -299,6 +299,22 @@ def test_a_checkpoint_that_fails_is_removed_and_one_of_a_killed_owner_at_the_nex
     assert not left.exists()
 
 
+def test_a_checkpoint_that_the_disk_has_no_room_for_names_the_directory(policy_dir, tmp_path):
+    model = adapter(policy_dir, tmp_path / "adapter")
+    program = (
+        "import resource, sys\n"
+        "from denoise.scorers.checkpoint import readable_checkpoint\n"
+        "from denoise.scorers.models import load_model, resolve\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))\n"
+        "with readable_checkpoint(resolve(sys.argv[1]), load_model, 'float32'): pass\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", program, str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "RunError: the merged model could not be written to" in done.stderr
+    assert not list(tmp_path.glob("denoise-checkpoint-*"))
+
+
 def test_a_model_that_vllm_does_not_know_is_refused_with_the_way_out(policy_dir, tmp_path):
     """XLNet is a language model of transformers that vLLM has no code for."""
     copy = shutil.copytree(policy_dir, tmp_path / "copy")
