@@ -158,18 +158,21 @@ def _engine_args(given: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE pairs; a value is JSON (a number, true, an object), or else text."""
     from denoise.errors import Fault, raise_any
 
-    raise_any(
-        Fault("--engine-arg is not KEY=VALUE", found=text, fix="like max_num_seqs=64")
-        for text in given
-        if "=" not in text
-    )
+    wrong = []
     arguments: dict[str, Any] = {}
     for text in given:
-        key, _, value = text.partition("=")
+        name, sign, value = text.partition("=")
+        key = name.strip().replace("-", "_")
+        if not sign:
+            fix = "like max_num_seqs=64"
+            wrong.append(Fault("--engine-arg is not KEY=VALUE", found=text, fix=fix))
+        elif key in arguments:
+            wrong.append(Fault(f"--engine-arg {key} is given twice", fix="give it once"))
         try:
-            arguments[key.strip().replace("-", "_")] = json.loads(value)
+            arguments[key] = json.loads(value)
         except ValueError:
-            arguments[key.strip().replace("-", "_")] = value
+            arguments[key] = value
+    raise_any(wrong)
     return arguments
 
 

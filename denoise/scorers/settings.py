@@ -105,6 +105,11 @@ class ScoreSettings:
         if share is not None and not 0 < share <= 1:
             fix = "give a share above 0, at most 1"
             wrong.append(Fault("--gpu-memory-utilization is out of range", found=share, fix=fix))
+        wrong += [
+            Fault(f"--engine-arg {key} has an option of its own", fix=f"give {_OWN_OPTIONS[key]}")
+            for key in self.engine_args
+            if key in _OWN_OPTIONS
+        ]
         raise_any(wrong + self._idle() + (self._of_a_server() if self.engine == "server" else []))
 
     def _idle(self) -> list[Fault]:
@@ -119,7 +124,7 @@ class ScoreSettings:
         return [
             Fault(
                 f"--{name.replace('_', '-')} means nothing to --backend {self.backend}",
-                fix="leave it out",
+                fix="leave it out, or choose the --backend",
             )
             for name in sorted(others)
             if getattr(self, name) != _default(name)
@@ -185,12 +190,23 @@ _OPTIONS_OF = {
 """What only one of the engines reads."""
 
 
+_OWN_OPTIONS = {
+    "model": "--policy or --reference",
+    "dtype": "--dtype",
+    "tensor_parallel_size": "--tensor-parallel",
+    "pipeline_parallel_size": "--pipeline-parallel",
+    "data_parallel_size": "--data-parallel",
+    "gpu_memory_utilization": "--gpu-memory-utilization",
+    "trust_remote_code": "--trust-remote-code",
+}
+"""Engine arguments that would contradict an option: the identity of the model in the provenance,
+or the GPUs that an engine gets."""
+
 _OF_SPEED = frozenset(
     {
         "block_size",
         "enable_prefix_caching",
         "enforce_eager",
-        "gpu_memory_utilization",
         "kv_cache_memory_bytes",
         "max_num_batched_tokens",
         "max_num_seqs",

@@ -38,3 +38,16 @@ def test_engine_arguments_are_json_or_text():
     assert given == {"max_num_seqs": 4, "quantization": "awq", "hf_overrides": {"a": True}}
     with pytest.raises(InputError, match="--engine-arg is not KEY=VALUE, found 'seed'"):
         _engine_args(["seed"])
+    with pytest.raises(InputError, match="--engine-arg max_num_seqs is given twice"):
+        _engine_args(["max-num-seqs=4", "max_num_seqs=8"])
+
+
+def test_an_engine_argument_does_not_contradict_an_option():
+    """Else another model would be scored under this one's name, or on GPUs that it has not got."""
+    given = {"model": "x", "tensor_parallel_size": 2, "max_num_seqs": 4}
+    with pytest.raises(InputError) as error:
+        ScoreSettings(backend="vllm", engine_args=given)
+    assert str(error.value).splitlines() == [
+        "--engine-arg model has an option of its own; give --policy or --reference",
+        "--engine-arg tensor_parallel_size has an option of its own; give --tensor-parallel",
+    ]
