@@ -7,10 +7,12 @@ has a few blocks ahead, so that it never waits.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -26,16 +28,21 @@ from denoise.scorers import BLINK, Scored
 from denoise.tokenise import TokenPair
 
 BLOCK = 64
-"""Pairs in one message."""
+"""Pairs in one message, at most."""
 
 AHEAD = 8
 """Blocks that a copy of the model has been given and not finished: with two sequences a pair
 four times what vLLM schedules at once."""
 
 PATIENCE = 10.0
-"""Seconds that a child has to end by itself."""
+"""Seconds that the children have to end by themselves."""
 
-_CHILD = "from denoise.scorers.process import main; main()"
+_CHILD = (
+    "import sys; fd, *sys.path = sys.argv[1:]; "
+    "from denoise.scorers.process import main; main(int(fd))"
+)
+"""On the parent's path: Python would put the working directory first, and a file of the user's
+there might be called `datasets.py`."""
 
 Explain = Callable[[str, str], DenoiseError]
 """What an error and the end of the log mean to the user."""
@@ -58,7 +65,7 @@ class Child:
         self.connection, theirs = Pipe()
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(theirs.fileno())],
+                [sys.executable, "-c", _CHILD, str(theirs.fileno()), *sys.path],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -116,14 +123,25 @@ class Child:
             "command continues"
         )
 
-    def close(self) -> None:
+    def kill(self) -> None:
         """End the process, and those that it started."""
-        self.connection.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(PATIENCE)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def close(children: Sequence[Child]) -> None:
+    """Hang up on all children, and kill those that do not end by themselves."""
+    for child in children:
+        child.connection.close()
+    end = time.monotonic() + PATIENCE
+    try:
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.0, end - time.monotonic()))
+    finally:  # also where a second Ctrl-C cuts the patience short
+        for child in children:
+            child.kill()
 
 
 def spread(
@@ -134,20 +152,22 @@ def spread(
     Raises:
         DenoiseError: a child failed or died.
     """
-    blocks = iter([rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)])
+    size = max(1, min(BLOCK, math.ceil(len(rows) / len(children))))
+    blocks = iter([rows[start : start + size] for start in range(0, len(rows), size)])
 
-    def top_up(child: Child) -> None:
-        while child.unfinished <= (AHEAD - 1) * BLOCK and (block := next(blocks, None)):
+    def top_up(child: Child, most: int) -> None:
+        while child.unfinished + size <= most and (block := next(blocks, None)):
             child.give([(row, pairs[row]) for row in block], explain)
 
-    for child in children:
-        top_up(child)
+    for ahead in range(1, AHEAD + 1):  # in turns: the first would take all of a small job
+        for child in children:
+            top_up(child, ahead * size)
     while busy := {child.connection: child for child in children if child.unfinished}:
         for connection in wait(list(busy), timeout=BLINK):
             child = busy[connection]
             finished = child.receive(explain)
             child.unfinished -= len(finished)
-            top_up(child)
+            top_up(child, AHEAD * size)
             yield Scored(
                 np.array([row for row, _ in finished]), np.array([value for _, value in finished])
             )
@@ -171,9 +191,9 @@ def serve(connection: Connection) -> None:
             connection.send(finished)
 
 
-def main() -> None:
-    """Serve the connection whose file descriptor is the argument, and report what goes wrong."""
-    connection = Connection(int(sys.argv[1]))
+def main(descriptor: int) -> None:
+    """Serve the connection of this file descriptor, and report what goes wrong."""
+    connection = Connection(descriptor)
     try:
         serve(connection)
     except EOFError:

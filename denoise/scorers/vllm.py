@@ -17,7 +17,7 @@ from denoise.plain import plain
 from denoise.scorers import Scored
 from denoise.scorers.checkpoint import readable_checkpoint
 from denoise.scorers.models import ModelSource, load_model, load_reward_model
-from denoise.scorers.process import Child, spread
+from denoise.scorers.process import Child, close, spread
 from denoise.scorers.vllm_engine import EngineSettings, Job
 from denoise.tokenise import TokenPair
 
@@ -62,12 +62,11 @@ class VllmScorer:
         longest = max(len(pair.prompt) + max(len(pair.a), len(pair.b)) for pair in pairs)
         highest = max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
         arguments = {"model": model, "settings": self.settings, "job": Job(longest, highest)}
+        self.opened.callback(close, self.children)
         for number, environment in enumerate(environments):
             log = logs / f"vllm-{self.source.directory.name}-{number}.log"
             engine = REWARDS if self.settings.is_reward else ENGINE
-            child = Child(engine, arguments, environment, log)
-            self.opened.callback(child.close)
-            self.children.append(child)
+            self.children.append(Child(engine, arguments, environment, log))
         with self._naming_the_log():
             notes = [note for child in self.children for note in child.receive(explain)]
         return tuple(dict.fromkeys(notes))
