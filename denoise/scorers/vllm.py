@@ -111,7 +111,7 @@ def environments_of(settings: EngineSettings) -> list[dict[str, str]]:
     """The environment of each copy of the model: its GPUs, or its share of the cores.
 
     Raises:
-        RunError: there are fewer GPUs than asked for.
+        RunError: there are fewer GPUs, or cores, than asked for.
     """
     import torch
 
@@ -121,7 +121,9 @@ def environments_of(settings: EngineSettings) -> list[dict[str, str]]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
             map(str, range(torch.cuda.device_count()))
         )
-        gpus, size = visible.split(","), settings.tensor_parallel * settings.pipeline_parallel
+        # CUDA reads the list up to the first entry that is no device, "-1" for instance.
+        gpus = visible.split(",")[: torch.cuda.device_count()]
+        size = settings.tensor_parallel * settings.pipeline_parallel
         if len(gpus) < copies * size:
             raise RunError(
                 f"{copies} × {size} GPUs are asked for and {len(gpus)} are there; lower "
@@ -133,8 +135,12 @@ def environments_of(settings: EngineSettings) -> list[dict[str, str]]:
     quiet["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if copies == 1:
         return [quiet]
-    cores = np.array_split(sorted(os.sched_getaffinity(0)), copies)
-    shares = [",".join(map(str, share)) for share in cores]
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < copies:
+        raise RunError(
+            f"{copies} copies are asked for and {len(cores)} cores are there; lower --data-parallel"
+        )
+    shares = [",".join(map(str, share)) for share in np.array_split(cores, copies)]
     return [quiet | {"VLLM_CPU_OMP_THREADS_BIND": share} for share in shares]
 
 

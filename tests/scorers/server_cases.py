@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import random
 
-import polars as pl
-
-from denoise.dataset import Dataset
 from denoise.scorers.models import resolve
 from denoise.scorers.server import ServerScorer
 from denoise.scorers.settings import ScoreSettings
 from denoise.stages.score import plan
-from denoise.tables import Provenance
 from denoise.tokenise import TokenPair
-
-WORDS = ["a mouse", "is", "larger", "than the horse", "kind", "apples", "naïve", "北京", "🙂"]
-
-
-def make(n: int, seed: int = 0) -> Dataset:
-    draw = random.Random(seed)
-
-    def text(longest: int) -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(1, longest)))
-
-    pairs = pl.DataFrame(
-        {
-            "pair_id": [f"p{i}" for i in range(n)],
-            "prompt": [text(30) for _ in range(n)],
-            "response_a": [text(20) for _ in range(n)],
-            "response_b": [text(20) for _ in range(n)],
-        }
-    )
-    votes = pl.DataFrame({"vote_id": range(n), "pair_id": pairs["pair_id"], "vote": "a"})
-    votes = votes.with_columns(annotator_id=pl.lit("all"))
-    return Dataset(Provenance("import"), pairs=pairs, votes=votes)
 
 
 def settings(url: str, **more) -> ScoreSettings:

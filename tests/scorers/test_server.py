@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 from served import KEY, MAX_MODEL_LEN, Answer, Proxy, free_port
-from server_cases import make, planned, scorer, token_pairs
+from server_cases import planned, scorer, token_pairs
+from small_pairs import make
 
 from denoise.cli import main
 from denoise.dataset import write_dataset
@@ -62,8 +63,10 @@ def test_skipped_tokens_and_those_without_context_are_left_out(vllm, policy_dir)
     local = TransformersScorer(resolve(str(policy_dir))).score_batch(pairs)
     remote = scorer(policy_dir, f"http://127.0.0.1:{vllm}/v1/")
     remote.prepare(pairs)
-    for rows, values in remote.score(pairs, np.arange(4)):
-        np.testing.assert_allclose(values, local[rows], atol=4 * NATS_A_TOKEN)
+    finished = list(remote.score(pairs, np.arange(4)))
+    rows, values = (np.concatenate(parts) for parts in zip(*finished, strict=True))
+    assert sorted(rows) == [0, 1, 2, 3]
+    np.testing.assert_allclose(values, local[rows], atol=4 * NATS_A_TOKEN)
 
 
 # The work
@@ -160,8 +163,8 @@ def test_sequences_longer_than_the_server_takes_are_refused(vllm, policy_dir):
     remote = scorer(policy_dir, url)
     longest = TokenPair([1], [5] * (MAX_MODEL_LEN - 2), [5, 2])  # and one that is generated
     remote.prepare([longest])
-    for _, values in remote.score([longest], np.arange(1)):
-        assert np.isfinite(values).all()
+    ((_, values),) = remote.score([longest], np.arange(1))
+    assert np.isfinite(values).all()
     longer = TokenPair([1], [5] * (MAX_MODEL_LEN - 1), [5, 2])
     with pytest.raises(InputError, match=r"--max-length 511, or .* --max-model-len 513"):
         remote.prepare([longer])

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 from served import DROP, Answer, Proxy
-from server_cases import make, planned, scorer, token_pairs
+from server_cases import planned, scorer, token_pairs
+from small_pairs import make
 
 from denoise.errors import RunError
 from denoise.scorers import endpoint

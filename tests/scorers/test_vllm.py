@@ -218,6 +218,11 @@ def adapter(base: Path, directory: Path) -> Path:
     return directory
 
 
+def test_more_copies_than_cores_are_refused():
+    with pytest.raises(RunError, match=r"1000000 copies .* lower --data-parallel"):
+        vllm.environments_of(EngineSettings(data_parallel=1_000_000))
+
+
 def test_an_adapter_is_merged_into_a_private_checkpoint_that_does_not_stay(
     policy_dir, tmp_path, monkeypatch
 ):
