@@ -16,8 +16,8 @@ from denoise.scorers.settings import ScoreSettings
 def settle(settings: ScoreSettings) -> ScoreSettings:
     """The settings with what `auto` means here: it is part of what the numbers depend on.
 
-    vLLM where it is installed and there is a GPU, else transformers; float32 on the CPU, else the
-    checkpoint's own.
+    vLLM where it is installed and there is a GPU, unless an option of transformers is given, else
+    transformers; float32 on the CPU, else the checkpoint's own.
 
     Raises:
         InputError: vLLM is asked for and not installed, or there is no such device.
@@ -29,7 +29,9 @@ def settle(settings: ScoreSettings) -> ScoreSettings:
     has_vllm = find_spec("vllm") is not None
     engine = settings.engine
     if engine is None:
-        engine = "vllm" if has_vllm and pick_device("auto") != "cpu" else "transformers"
+        by_hand = settings.device != "auto" or settings.batch_tokens is not None
+        on_gpu = has_vllm and not by_hand and pick_device("auto") != "cpu"
+        engine = "vllm" if on_gpu else "transformers"
     if engine == "vllm" and not has_vllm:
         fix = "pip install 'denoise-prefs[vllm]', or choose a backend of transformers"
         refuse("vLLM is not installed", fix=fix)
@@ -70,6 +72,7 @@ def open_scorer(
                 trust_remote_code=settings.trust_remote_code,
                 arguments=settings.engine_args,
             ),
+            role,
             logs,
         )
     if settings.is_reward:

@@ -155,8 +155,9 @@ class ScoreSettings:
             fix = "for instance --base-url http://127.0.0.1:8000/v1"
             wrong.append(Fault("--backend server needs --base-url", fix=fix))
         if self.api_key_env is not None and not os.environ.get(self.api_key_env):
+            # Its name is not shown: somebody may have typed the key itself.
             problem = "the environment variable that --api-key-env names is not set"
-            wrong.append(Fault(problem, found=self.api_key_env, fix="export it first"))
+            wrong.append(Fault(problem, fix="export it first"))
         if self.dtype != "auto":
             wrong.append(Fault("--dtype is the server's to set", fix="leave it out"))
         return wrong

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
@@ -28,15 +29,22 @@ REWARDS = "denoise.scorers.vllm_engine:VllmRewards"
 class VllmScorer:
     """Scores with vLLM on the GPUs of this machine, or on its CPU.
 
-    What the engines print is kept in `logs` (a directory of the caller's), else in a temporary one.
+    What the engines print is kept in `logs` (a directory of the caller's), in files of the `role`,
+    else in a temporary directory that stays after a failure.
     """
 
     def __init__(
-        self, source: ModelSource, settings: EngineSettings, logs: Path | None = None
+        self,
+        source: ModelSource,
+        settings: EngineSettings,
+        role: str = "policy",
+        logs: Path | None = None,
     ) -> None:
         self.source = source
         self.settings = settings
-        self.logs = logs
+        self.role = role
+        self.own_logs = logs is None
+        self.logs = logs or Path(tempfile.mkdtemp(prefix="denoise-vllm-"))
         self.opened = ExitStack()
         self.children: list[Child] = []
 
@@ -56,15 +64,12 @@ class VllmScorer:
                 self.settings.trust_remote_code,
             )
         )
-        logs = self.logs or Path(
-            self.opened.enter_context(tempfile.TemporaryDirectory(prefix="denoise-vllm-"))
-        )
         longest = max(len(pair.prompt) + max(len(pair.a), len(pair.b)) for pair in pairs)
         highest = max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
         arguments = {"model": model, "settings": self.settings, "job": Job(longest, highest)}
         self.opened.callback(close, self.children)
         for number, environment in enumerate(environments):
-            log = logs / f"vllm-{self.source.directory.name}-{number}.log"
+            log = self.logs / f"vllm-{self.role}-{number}.log"
             engine = REWARDS if self.settings.is_reward else ENGINE
             self.children.append(Child(engine, arguments, environment, log))
         with self._naming_the_log():
@@ -81,16 +86,17 @@ class VllmScorer:
             yield from spread(self.children, pairs, by_prompt(pairs, rows), explain)
 
     def close(self) -> None:
-        """End the engines, and remove the temporary checkpoint."""
+        """End the engines, and remove the temporary checkpoint and logs."""
         self.opened.close()
+        if self.own_logs:
+            shutil.rmtree(self.logs, ignore_errors=True)
 
     @contextmanager
     def _naming_the_log(self) -> Iterator[None]:
         try:
             yield
         except RunError as error:
-            if self.logs is None:
-                raise
+            self.own_logs = False
             raise RunError(f"{error}; what vLLM printed is in {self.logs}") from error
 
 

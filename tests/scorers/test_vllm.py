@@ -62,7 +62,7 @@ def by_vllm(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     # The models are of float32, which vLLM's own `auto` would make bfloat16 of.
     source = resolve(str(model))
-    scorer = vllm.VllmScorer(source, EngineSettings(**settings), logs)
+    scorer = vllm.VllmScorer(source, EngineSettings(**settings), logs=logs)
     values = np.full((len(pairs), 2), np.nan)
     try:
         notes = scorer.prepare(pairs)
@@ -346,9 +346,17 @@ def test_an_engine_argument_that_vllm_has_not_is_refused(policy_dir):
         by_vllm(odd_pairs(), policy_dir, arguments={"nonsense": 1})
 
 
-def test_too_little_memory_for_the_cache_says_what_to_change(policy_dir):
-    with pytest.raises(RunError, match=r"too little memory for the KV cache.*--max-length"):
+def test_too_little_memory_for_the_cache_says_what_to_change_and_keeps_the_log(
+    policy_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(
+        RunError, match=r"too little memory for the KV cache.*--max-length"
+    ) as error:
         by_vllm(odd_pairs(), policy_dir, arguments={"kv_cache_memory_bytes": 4096})
+    (log,) = tmp_path.glob("denoise-vllm-*/vllm-policy-0.log")
+    assert str(log.parent) in str(error.value)
+    assert "Traceback" in log.read_text()
 
 
 def test_a_pair_may_fill_the_models_context_and_not_exceed_it(policy_dir):
