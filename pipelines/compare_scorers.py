@@ -3,8 +3,8 @@
     python pipelines/compare_scorers.py --model MODEL --data hh_harmless_test --pairs 500
 
 MODEL is a directory (see smollm2.py). Prints the largest difference of a log-prob per response
-token against transformers, and of what EM makes of it: confidences and reliabilities, SimPO's
-margin. float32 on the CPU; the server is started and stopped here.
+token against transformers, and of the confidences and reliabilities that EM makes of it in paper
+mode, which takes SimPO's margins at face value. float32 on the CPU; the server is started here.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def compare(data: Dataset, first: Scores, other: Scores) -> tuple[float, float, 
         ((first.scores[name] - other.scores[name]).abs() / first.scores[tokens]).max()
         for name, tokens in (("policy_a_logps", "a_tokens"), ("policy_b_logps", "b_tokens"))
     )
-    one, two = (em(data, s.scores, loss="simpo") for s in (first, other))
+    one, two = (em(data, s.scores, loss="simpo", mode="paper") for s in (first, other))
     confidence = (one.confidences["confidence"] - two.confidences["confidence"]).abs().max()
     reliability = (one.annotators["reliability"] - two.annotators["reliability"]).abs().max()
     return per_token, confidence, reliability
@@ -95,16 +95,18 @@ def main() -> None:
         return result
 
     first = scored("transformers")
-    others = {"vllm": scored("vllm")}
-    with served(arguments.model) as address:
-        others["server"] = scored("server", base_url=address)
     tokens = first.scores.select(pl.sum("a_tokens", "b_tokens")).sum_horizontal().item()
     print(f"{len(first.scores)} pairs, {tokens:,} response tokens, against transformers:\n")
     print("| backend | nats a response token | confidence | reliability |")
     print("|---|--:|--:|--:|")
-    for name, other in others.items():
+
+    def show(name: str, other: Scores) -> None:
         differences = " | ".join(f"{value:.1e}" for value in compare(data, first, other))
-        print(f"| {name} | {differences} |")
+        print(f"| {name} | {differences} |", flush=True)
+
+    show("vllm", scored("vllm"))
+    with served(arguments.model) as address:
+        show("server", scored("server", base_url=address))
 
 
 if __name__ == "__main__":
