@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise import __version__, schema
@@ -115,9 +116,9 @@ def read_provenance(path: Path) -> Provenance | None:
     return Provenance.from_json(text.decode()) if text else None
 
 
-def column_names(path: Path) -> list[str]:
-    """The names of a Parquet file's columns."""
-    return _parquet(path).schema_arrow.names
+def columns_of(path: Path) -> pa.Schema:
+    """The columns of a Parquet file with their types."""
+    return _parquet(path).schema_arrow
 
 
 def _parquet(path: Path) -> pq.ParquetFile:

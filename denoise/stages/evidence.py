@@ -321,7 +321,7 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
     # A shard whose pairs are all too long has no rows, and only the whole must have some.
     sharded = len(files) > 1
-    contract = schema.scores_contract(tables.column_names(files[0]))
+    contract = schema.scores_contract(tables.columns_of(files[0]).names)
     read = [tables.read_table(file, contract, may_be_empty=sharded) for file in files]
     whole = whole_job(files, [provenance for _, provenance in read])
     columns = [

@@ -40,7 +40,6 @@ from denoise.stages.stream.rows import (
     RowStore,
     batches,
     check_columns,
-    columns_of,
     read_pairs,
     read_votes,
     rows_of,
@@ -66,10 +65,10 @@ def unsupported(source: str | Path, settings: EMSettings, init: object = None) -
         return "only auto mode with pooling works by row group"
     if init is not None:
         return "votes of an earlier run are not joined by row group"
-    if "strength" in columns_of(files[1]).names and _strengths(files[1]) > 1:
+    if "strength" in tables.columns_of(files[1]).names and _strengths(files[1]) > 1:
         return "votes of different strength are not told apart by row group"
     column = settings.margin_column or settings.prob_column
-    if column is not None and column in columns_of(files[1]).names:
+    if column is not None and column in tables.columns_of(files[1]).names:
         return "a margin or probability by vote is not read by row group, only one by pair"
     return None
 

@@ -18,7 +18,7 @@ from denoise.noise import Floats
 from denoise.pooled import index
 from denoise.pooled.ballots import over
 from denoise.pooled.index import Rows
-from denoise.stages.stream.rows import VOTES, RowStore, batches, columns_of
+from denoise.stages.stream.rows import VOTES, RowStore, batches
 from denoise.tables import Provenance
 
 
@@ -46,7 +46,7 @@ def write_confidences(
 
     `done` is told the rows of each.
     """
-    there = columns_of(votes)
+    there = tables.columns_of(votes)
     named = [name for name in ("vote_id", "pair_id") if name in there.names]
     whole = pa.types.is_integer(there.field("pair_id").type)
     id_type = there.field("pair_id").type if whole else pa.large_string()

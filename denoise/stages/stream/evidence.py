@@ -24,7 +24,6 @@ from denoise.stages.stream.rows import (
     PairIds,
     batches,
     check_columns,
-    columns_of,
     read_margins,
     rows_of,
 )
@@ -78,8 +77,8 @@ def margins(
     evidence.check_without_scores(loss, beta, gamma, settings.ipo_sum)
     if column is None:
         return Evidence(empty, {"evidence": "none"}), np.zeros(len(pairs))
-    if column not in columns_of(pairs_file).names:
-        numeric = [f.name for f in columns_of(pairs_file) if _is_number(f.type)]
+    if column not in tables.columns_of(pairs_file).names:
+        numeric = [f.name for f in tables.columns_of(pairs_file) if _is_number(f.type)]
         fix = f"columns of numbers of the pairs are {', '.join(numeric) or 'not there'}"
         refuse("neither the votes nor the pairs have this column", column=column, fix=fix)
     is_prob = settings.prob_column is not None
@@ -105,7 +104,7 @@ def _from_scores(
     files = [file for path in given for file in score_files(path)]
     if not files:
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
-    contract = schema.scores_contract(columns_of(files[0]).names)
+    contract = schema.scores_contract(tables.columns_of(files[0]).names)
     said = evidence.score_settings(
         contract, settings.loss, settings.beta, settings.gamma, settings.ipo_sum
     )

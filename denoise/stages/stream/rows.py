@@ -48,11 +48,6 @@ def rows_of(file: Path) -> int:
     return _open(file).metadata.num_rows
 
 
-def columns_of(file: Path) -> pa.Schema:
-    """The columns of a Parquet file with their types."""
-    return _open(file).schema_arrow
-
-
 def _open(file: Path, **options: object) -> pq.ParquetFile:
     tables.read_provenance(file)  # refuses what is no whole file
     return pq.ParquetFile(file, **options)
@@ -105,7 +100,7 @@ def check_columns(file: Path, contract: schema.Contract, absent: Sequence[str] =
     """Refuse a table that is empty, lacks columns (but for `absent` ones) or has wrong types."""
     if not rows_of(file):
         refuse(f"the {contract.name} table has no rows", file=file)
-    frame = pl.DataFrame(pl.from_arrow(columns_of(file).empty_table()))
+    frame = pl.DataFrame(pl.from_arrow(tables.columns_of(file).empty_table()))
     optional = set(absent) - set(frame.columns)
     needed = [column for column in contract.columns if column.name not in optional]
     loose = schema.Contract(contract.name, tuple(needed), key=())
@@ -158,7 +153,7 @@ def read_pairs(file: Path) -> PairIds:
     Raises:
         InputError: an id is empty or repeated.
     """
-    whole = pa.types.is_integer(columns_of(file).field("pair_id").type)
+    whole = pa.types.is_integer(tables.columns_of(file).field("pair_id").type)
     if rows_of(file) > MOST_PAIRS:
         refuse(f"more than {MOST_PAIRS:,} pairs", file=file, fix="split the data")
     for seed in range(SEEDS):
@@ -313,7 +308,7 @@ def read_votes(
     Raises:
         InputError: an empty value, an unknown vote or pair, a repeated `vote_id`.
     """
-    there = columns_of(file).names
+    there = tables.columns_of(file).names
     named = [n for n in ("vote_id", "pair_id", "annotator_id", "vote") if n in there]
     annotators = Annotators()
     last, increasing = -np.inf, True
