@@ -49,6 +49,20 @@ class TokenPair(NamedTuple):
         return len(self.prompt) + len(self.a) + len(self.b)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the prompt with the longer response."""
+        return len(self.prompt) + max(len(self.a), len(self.b))
+
+    def sequence(self, side: int) -> tuple[Ids, int]:
+        """Prompt + a (0) or prompt + b (1), and where in it the first scored token stands.
+
+        >>> TokenPair([1, 2], [3], [4, 5], b_skip=1).sequence(1)
+        ([1, 2, 4, 5], 3)
+        """
+        ids, skip = ((self.a, self.a_skip), (self.b, self.b_skip))[side]
+        return self.prompt + ids, max(len(self.prompt) + skip, 1)
+
+    @property
     def a_tokens(self) -> int:
         """How many tokens of a have a log-prob: a first token without any context has none."""
         return max(len(self.a) - max(self.a_skip, not self.prompt), 0)
@@ -163,10 +177,10 @@ def _whole(pair: TokenPair | Skip, max_length: int) -> TokenPair | Skip:
     """The pair, if both of its sequences fit as they are."""
     if isinstance(pair, Skip):
         return pair
-    prompt, a, b = map(len, pair[:3])
-    if prompt + max(a, b) <= max_length:
+    if pair.longest <= max_length:
         return pair
-    return Skip(f"prompt and response exceed max_length {max_length}", prompt, a, b)
+    reason = f"prompt and response exceed max_length {max_length}"
+    return Skip(reason, *map(len, (pair.prompt, pair.a, pair.b)))
 
 
 def _render_text(

@@ -72,10 +72,11 @@ def bare_vllm(job: Job, stack: ExitStack) -> Score:
     from vllm import LLM, SamplingParams
 
     from denoise.scorers import vllm_engine
+    from denoise.scorers.settings import ScoreSettings
 
-    sequences = [vllm_engine.sequence(p, side) for p in job.pairs for side in range(2)]
+    sequences = [p.sequence(side) for p in job.pairs for side in range(2)]
     shape = vllm_engine.Job(max(len(ids) for ids, _ in sequences), 0)
-    settings = vllm_engine.EngineSettings(dtype="float32")
+    settings = ScoreSettings(dtype="float32")
     llm = LLM(**vllm_engine.engine_arguments(Path(job.model), settings, shape))
     asked = SamplingParams(
         prompt_logprobs=0, max_tokens=1, detokenize=False, flat_logprobs=True, temperature=0
@@ -102,7 +103,7 @@ def harness(job: Job, kind: str, stack: ExitStack) -> Score:
         model = VLLM(
             job.model,
             dtype="float32",
-            max_model_len=1 + max(len(p.prompt) + max(len(p.a), len(p.b)) for p in job.pairs),
+            max_model_len=1 + max(p.longest for p in job.pairs),
             enforce_eager=True,
             kv_cache_memory_bytes=1 << 30,
         )

@@ -58,23 +58,8 @@ def open_scorer(
         return ServerScorer(source, settings, role, announce)
     if settings.engine == "vllm":
         from denoise.scorers.vllm import VllmScorer
-        from denoise.scorers.vllm_engine import EngineSettings
 
-        return VllmScorer(
-            source,
-            EngineSettings(
-                dtype=settings.dtype,
-                is_reward=settings.is_reward,
-                tensor_parallel=settings.tensor_parallel,
-                pipeline_parallel=settings.pipeline_parallel,
-                data_parallel=settings.data_parallel,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                trust_remote_code=settings.trust_remote_code,
-                arguments=settings.engine_args,
-            ),
-            role,
-            logs,
-        )
+        return VllmScorer(source, settings, role, logs)
     if settings.is_reward:
         from denoise.scorers.reward import RewardScorer as Backend
     else:

@@ -66,7 +66,12 @@ def sequences(pairs: Sequence[TokenPair]) -> list[Sequence[int]]:
     >>> sequences([TokenPair([1, 2], [3], [4, 5])])
     [[1, 2, 3], [1, 2, 4, 5]]
     """
-    return [pair.prompt + side for pair in pairs for side in (pair.a, pair.b)]
+    return [pair.sequence(side)[0] for pair in pairs for side in range(2)]
+
+
+def highest_id(pairs: Sequence[TokenPair]) -> int:
+    """The highest token id in all prompts and responses."""
+    return max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
 
 
 def shared_rows(pairs: Sequence[TokenPair]) -> Rows:

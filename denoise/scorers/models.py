@@ -121,6 +121,20 @@ def _download(repo: str, weights: bool) -> Path:
         )
 
 
+def check_vocabulary(highest: int, size: int, is_reward: bool = False) -> None:
+    """Refuse token ids up to `highest` where a model has `size` embeddings.
+
+    Raises:
+        InputError: the highest is not among them.
+    """
+    if highest >= size:
+        fix = "tokenizer and model do not belong together"
+        refuse(
+            f"token id {highest} is outside the model's vocabulary of {size}",
+            fix=fix if is_reward else "policy and reference must share the tokenizer",
+        )
+
+
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model; an adapter without one of its own has its base's."""
     from transformers import AutoTokenizer

@@ -184,7 +184,7 @@ class ServerScorer:
     def _request(self, pair: TokenPair) -> dict[str, Any]:
         return {
             "model": self.model,
-            "prompt": [[*pair.prompt, *pair.a], [*pair.prompt, *pair.b]],
+            "prompt": [list(pair.sequence(side)[0]) for side in range(2)],
             "prompt_logprobs": 0,
             "max_tokens": 1,  # vLLM generates one token at least
             "temperature": 0,
@@ -209,27 +209,21 @@ def read_answer(answer: object, pair: TokenPair) -> tuple[float, float]:
     if [choice.get("index") for choice in choices] != [0, 1]:
         raise ValueError(f"{len(choices)} choices where 0 and 1 were asked for")
     sums = []
-    for side, ids, skip, choice in (
-        ("a", pair.a, pair.a_skip, choices[0]),
-        ("b", pair.b, pair.b_skip, choices[1]),
-    ):
+    for side, choice in enumerate(choices):
         try:
-            sums.append(_sum(choice.get("prompt_logprobs"), pair.prompt, ids, skip))
+            sums.append(_sum(choice.get("prompt_logprobs"), *pair.sequence(side)))
         except ValueError as error:
-            raise ValueError(f"response {side}: {error}") from None
+            raise ValueError(f"response {'ab'[side]}: {error}") from None
     return sums[0], sums[1]
 
 
-def _sum(logprobs: object, prompt: Ids, ids: Ids, skip: int) -> float:
-    n = len(prompt) + len(ids)
+def _sum(logprobs: object, ids: Ids, first: int) -> float:
+    n = len(ids)
     if not isinstance(logprobs, list) or len(logprobs) != n or logprobs[0] is not None:
         found = f"{len(logprobs)} entries" if isinstance(logprobs, list) else _found(logprobs)
         raise ValueError(f"prompt_logprobs is not null and {n - 1} log-probs but {found}")
-    # Token 0 of the sequence has no context; what is skipped belongs to the prompt.
-    first = max(len(prompt) + skip, 1)
     return math.fsum(
-        _logprob(logprobs[position], ids[position - len(prompt)], position)
-        for position in range(first, n)
+        _logprob(logprobs[position], ids[position], position) for position in range(first, n)
     )
 
 
@@ -278,7 +272,7 @@ def _path(name: object) -> str:
 
 
 def _check_length(pairs: Sequence[TokenPair], limit: object, shown: str) -> None:
-    longest = max(len(pair.prompt) + max(len(pair.a), len(pair.b)) for pair in pairs)
+    longest = max(pair.longest for pair in pairs)
     if isinstance(limit, int) and longest + 1 > limit:
         refuse(
             f"the longest sequence has {longest} tokens, and {shown} takes {limit} with the one "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from denoise.errors import RunError, refuse
 from denoise.scorers import Scored, batching
 from denoise.scorers.batching import Rows
-from denoise.scorers.models import ModelSource, load_model
+from denoise.scorers.models import ModelSource, check_vocabulary, load_model
 from denoise.tokenise import TokenPair
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
@@ -26,7 +26,63 @@ TOLERANCE = {torch.float32: 1e-4}
 whose own rounding is of that order, while a wrong mask costs whole nats."""
 
 
-class TransformersScorer:
+class DeviceScorer:
+    """What scorers with a model of transformers on one device share.
+
+    A subclass says how long its rows are (`batches`) and scores a batch that fits (`forward`).
+    """
+
+    model: Any
+
+    def __init__(self, device: str, batch_tokens: int | None) -> None:
+        self.device = pick_device(device)
+        self.kind = self.device.split(":")[0]
+        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.kind, BATCH_TOKENS["cuda"])
+
+    def batches(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
+        """Row numbers of `pairs` in batches within the token budget, longest first."""
+        raise NotImplementedError
+
+    def forward(self, pairs: Sequence[TokenPair]) -> np.ndarray:
+        """Values of a and b, shape [pairs, 2], float64, of a batch that fits into memory."""
+        raise NotImplementedError
+
+    def score(self, pairs: Sequence[TokenPair], rows: np.ndarray) -> Iterator[Scored]:
+        """Score every batch of the job that has some of these rows, longest first.
+
+        Raises:
+            RunError: a single pair does not fit into the device's memory.
+        """
+        for batch in batching.with_some_of(self.batches(pairs), rows):
+            yield Scored(batch, self.score_batch([pairs[row] for row in batch]))
+
+    def score_batch(self, pairs: Sequence[TokenPair]) -> np.ndarray:
+        """Values of a and b, shape [pairs, 2], float64, in halves where memory is short.
+
+        Raises:
+            RunError: a single pair does not fit.
+        """
+        try:
+            return self.forward(pairs)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        if len(pairs) == 1:
+            raise RunError(
+                f"a pair of {pairs[0].length} tokens does not fit into the memory of "
+                f"{self.device}; lower --max-length, or score it with a larger device"
+            )
+        half = len(pairs) // 2
+        return np.concatenate([self.score_batch(part) for part in (pairs[:half], pairs[half:])])
+
+    def close(self) -> None:
+        """Let go of the model's memory."""
+        del self.model
+        gc.collect()
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+class TransformersScorer(DeviceScorer):
     """Scores with a causal language model of transformers on one device.
 
     `layout` is how rows are built, chosen by `prepare` from what the architecture bears:
@@ -43,15 +99,13 @@ class TransformersScorer:
         batch_tokens: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        self.device = pick_device(device)
-        kind = self.device.split(":")[0]
+        super().__init__(device, batch_tokens)
         self.model = load_model(source, dtype, self.device, trust_remote_code)
         self.head = self.model.get_output_embeddings()
         self.layout = "shared"
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"])
         vocabulary = self.head.weight.shape[0]
         self.vocabulary = vocabulary
-        self.chunk = max(1, LOGITS_BYTES.get(kind, LOGITS_BYTES["cuda"]) // (4 * vocabulary))
+        self.chunk = max(1, LOGITS_BYTES.get(self.kind, LOGITS_BYTES["cuda"]) // (4 * vocabulary))
 
     def batches(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
         """Row numbers of `pairs` in batches within the token budget, longest first."""
@@ -64,9 +118,7 @@ class TransformersScorer:
         Raises:
             InputError: a token id lies outside the model's vocabulary.
         """
-        check_vocabulary(
-            pairs, self.vocabulary, fix="policy and reference must share the tokenizer"
-        )
+        check_vocabulary(batching.highest_id(pairs), self.vocabulary)
         probe = _probe(pairs)
         tokens = np.array([[pair.a_tokens, pair.b_tokens] for pair in probe])
         expected = self._score(probe, "full")
@@ -87,31 +139,14 @@ class TransformersScorer:
         shared = self.layout == "shared"
         return () if shared else ("prompts are computed twice; it does not bear a block mask",)
 
-    def score(self, pairs: Sequence[TokenPair], rows: np.ndarray) -> Iterator[Scored]:
-        """Score every batch of the job that has some of these rows, longest first.
-
-        Raises:
-            RunError: a single pair does not fit into the device's memory.
-        """
-        for batch in batching.with_some_of(self.batches(pairs), rows):
-            yield Scored(batch, self.score_batch([pairs[row] for row in batch]))
-
-    def score_batch(self, pairs: Sequence[TokenPair]) -> np.ndarray:
-        """Sums of response log-probs in nats, shape [pairs, 2], float64.
-
-        A batch that does not fit into the device's memory is halved.
-
-        Raises:
-            RunError: a single pair does not fit.
-        """
-        return halved_to_fit(lambda some: self._score(some, self.layout), pairs, self.device)
+    def forward(self, pairs: Sequence[TokenPair]) -> np.ndarray:
+        """Sums of response log-probs in nats."""
+        return self._score(pairs, self.layout)
 
     def close(self) -> None:
         """Let go of the model's memory."""
-        del self.model, self.head
-        gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        del self.head
+        super().close()
 
     @torch.inference_mode()
     def _score(self, pairs: Sequence[TokenPair], layout: str) -> np.ndarray:
@@ -149,36 +184,6 @@ class TransformersScorer:
             logps = chosen - logits.sub_(peak).exp_().sum(dim=1).double().log()
             sums.index_add_(0, owner[here], logps)
         return sums.cpu().numpy().reshape(count, 2)
-
-
-def halved_to_fit(
-    score: Callable[[Sequence[TokenPair]], np.ndarray], pairs: Sequence[TokenPair], device: str
-) -> np.ndarray:
-    """What `score` gives for the pairs, in halves where they do not fit into memory together.
-
-    Raises:
-        RunError: a single pair does not fit.
-    """
-    try:
-        return score(pairs)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-    if len(pairs) == 1:
-        raise RunError(
-            f"a pair of {pairs[0].length} tokens does not fit into the memory of {device}; "
-            "lower --max-length, or score it with a larger device"
-        )
-    half = len(pairs) // 2
-    return np.concatenate(
-        [halved_to_fit(score, part, device) for part in (pairs[:half], pairs[half:])]
-    )
-
-
-def check_vocabulary(pairs: Sequence[TokenPair], size: int, fix: str) -> None:
-    """Refuse token ids that a model with `size` embeddings does not have."""
-    highest = max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
-    if highest >= size:
-        refuse(f"token id {highest} is outside the model's vocabulary of {size}", fix=fix)
 
 
 def block_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -16,10 +16,12 @@ import numpy as np
 from denoise.errors import DenoiseError, Fault, InputError, RunError
 from denoise.plain import plain
 from denoise.scorers import Scored
+from denoise.scorers.batching import highest_id
 from denoise.scorers.checkpoint import readable_checkpoint
 from denoise.scorers.models import ModelSource, load_model, load_reward_model
 from denoise.scorers.process import Child, close, spread
-from denoise.scorers.vllm_engine import EngineSettings, Job
+from denoise.scorers.settings import ScoreSettings
+from denoise.scorers.vllm_engine import Job
 from denoise.tokenise import TokenPair
 
 ENGINE = "denoise.scorers.vllm_engine:VllmEngine"
@@ -36,7 +38,7 @@ class VllmScorer:
     def __init__(
         self,
         source: ModelSource,
-        settings: EngineSettings,
+        settings: ScoreSettings,
         role: str = "policy",
         logs: Path | None = None,
     ) -> None:
@@ -64,9 +66,8 @@ class VllmScorer:
                 self.settings.trust_remote_code,
             )
         )
-        longest = max(len(pair.prompt) + max(len(pair.a), len(pair.b)) for pair in pairs)
-        highest = max(max(map(max, filter(None, pair[:3]))) for pair in pairs)
-        arguments = {"model": model, "settings": self.settings, "job": Job(longest, highest)}
+        job = Job(max(pair.longest for pair in pairs), highest_id(pairs))
+        arguments = {"model": model, "settings": self.settings, "job": job}
         self.opened.callback(close, self.children)
         for number, environment in enumerate(environments):
             log = self.logs / f"vllm-{self.role}-{number}.log"
@@ -113,7 +114,7 @@ def by_prompt(pairs: Sequence[TokenPair], rows: np.ndarray) -> list[int]:
     return sorted(prompts, key=lambda row: (longest[prompts[row]], row))
 
 
-def environments_of(settings: EngineSettings) -> list[dict[str, str]]:
+def environments_of(settings: ScoreSettings) -> list[dict[str, str]]:
     """The environment of each copy of the model: its GPUs, or its share of the cores.
 
     Raises:

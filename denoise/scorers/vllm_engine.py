@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from denoise.errors import RunError, refuse
+from denoise.scorers.models import check_vocabulary
+from denoise.scorers.settings import ScoreSettings
 from denoise.tokenise import Ids, TokenPair
 
 LOGITS_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
@@ -31,24 +31,6 @@ CPU_CACHE_BYTES = 1 << 30
 """KV cache on the CPU, where vLLM's default is a share of all memory."""
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """How vLLM is started.
-
-    A model is spread over `tensor_parallel` × `pipeline_parallel` GPUs, and there are
-    `data_parallel` copies of it. `arguments` are vLLM's own, and go before all others.
-    """
-
-    dtype: str = "auto"
-    is_reward: bool = False
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    data_parallel: int = 1
-    gpu_memory_utilization: float | None = None
-    trust_remote_code: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Job(NamedTuple):
     """What an engine has to know of all pairs: tokens of the longest sequence, the highest id."""
 
@@ -63,7 +45,7 @@ class VllmEngine:
     cache and so computed once a pair; elsewhere vLLM computes it for both responses.
     """
 
-    def __init__(self, model: Path, settings: EngineSettings, job: Job) -> None:
+    def __init__(self, model: Path, settings: ScoreSettings, job: Job) -> None:
         from vllm import EngineArgs, LLMEngine
         from vllm.usage.usage_lib import UsageContext
 
@@ -92,7 +74,7 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
 
-        ids, start = sequence(pair, side)
+        ids, start = pair.sequence(side)
         how: dict[str, Any] = {"prompt_logprobs": 0, "flat_logprobs": True}
         if self.reads_rows:
             how = {
@@ -126,7 +108,7 @@ class VllmEngine:
 
     def _read(self, output: Any, pair: TokenPair, side: int, from_cache: bool) -> float | None:
         """The sum of a response's log-probs, or None where the cache has swallowed them."""
-        ids, start = sequence(pair, side)
+        ids, start = pair.sequence(side)
         if not self.reads_rows:
             return flat_sum(output.prompt_logprobs, ids, start)
         logprobs = output.prompt_token_id_logprobs
@@ -146,7 +128,7 @@ class VllmRewards(VllmEngine):
 
     notes = ()
 
-    def __init__(self, model: Path, settings: EngineSettings, job: Job) -> None:
+    def __init__(self, model: Path, settings: ScoreSettings, job: Job) -> None:
         super().__init__(model, settings, job)
         self.padding = self.engine.model_config.hf_text_config.pad_token_id
 
@@ -154,7 +136,7 @@ class VllmRewards(VllmEngine):
         from vllm import PoolingParams
         from vllm.inputs.engine import tokens_input
 
-        ids = list(pair.prompt + pair[1 + side])
+        ids = list(pair.sequence(side)[0])
         while len(ids) > 1 and ids[-1] == self.padding:
             ids.pop()
         parameters = PoolingParams(task="classify", use_activation=False)
@@ -162,12 +144,6 @@ class VllmRewards(VllmEngine):
 
     def _read(self, output: Any, pair: TokenPair, side: int, from_cache: bool) -> float | None:
         return float(output.outputs.data.item())
-
-
-def sequence(pair: TokenPair, side: int) -> tuple[Ids, int]:
-    """The ids of the prompt and one response, and where in them the first scored token stands."""
-    skip = (pair.a_skip, pair.b_skip)[side]
-    return pair.prompt + pair[1 + side], max(len(pair.prompt) + skip, 1)
 
 
 def flat_sum(logprobs: Any, ids: Ids, start: int) -> float:
@@ -198,7 +174,7 @@ def reads_rows(engine: Any) -> bool:
     return known and getattr(config, "use_v2_model_runner", False) and not shares
 
 
-def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[str, Any]:
+def engine_arguments(model: Path, settings: ScoreSettings, job: Job) -> dict[str, Any]:
     """The keywords of vLLM's `EngineArgs` for a job."""
     from transformers import AutoConfig
     from vllm.platforms import current_platform
@@ -206,11 +182,7 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
     on_cpu = current_platform.is_cpu()
     config = AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
     vocabulary = config.get_text_config().vocab_size
-    if job.highest >= vocabulary:
-        refuse(
-            f"token id {job.highest} is outside the model's vocabulary of {vocabulary}",
-            fix="policy and reference must share the tokenizer",
-        )
+    check_vocabulary(job.highest, vocabulary, settings.is_reward)
     if settings.is_reward:
         _check_head(config, model)
     arguments: dict[str, Any] = {
@@ -236,7 +208,7 @@ def engine_arguments(model: Path, settings: EngineSettings, job: Job) -> dict[st
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization or GPU_SHARE
     elif "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES // settings.data_parallel
-    return arguments | dict(settings.arguments)
+    return arguments | dict(settings.engine_args)
 
 
 def _dtype(wanted: str, config: Any, model: Path) -> str:
@@ -252,11 +224,10 @@ def _dtype(wanted: str, config: Any, model: Path) -> str:
 
 def _check_head(config: Any, model: Path) -> None:
     """Refuse what is no reward model: vLLM would put a head of its own on it."""
+    fix = "give a model for sequence classification with one label"
     if not any("SequenceClassification" in name for name in config.architectures or ()):
-        fix = "give a model for sequence classification with one label"
         refuse("the model has no score head", file=model, found=config.architectures, fix=fix)
     if config.num_labels != 1:
-        fix = "give a model for sequence classification with one label"
         refuse(f"the model has {config.num_labels} labels", file=model, fix=fix)
 
 

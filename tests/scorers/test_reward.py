@@ -158,22 +158,27 @@ def test_a_model_that_reads_both_ways_does_not_see_the_padding(reward_dir, tmp_p
 def test_a_batch_that_does_not_fit_is_halved_down_to_one_pair():
     import torch
 
-    from denoise.scorers.transformers import halved_to_fit
+    from denoise.scorers.transformers import DeviceScorer
 
     tried = []
 
-    def score(pairs, most=2):
-        tried.append(len(pairs))
-        if len(pairs) > most:
-            raise torch.OutOfMemoryError
-        return np.array([[len(pair.a), len(pair.b)] for pair in pairs])
+    class Counting(DeviceScorer):
+        most = 2
 
+        def forward(self, pairs):
+            tried.append(len(pairs))
+            if len(pairs) > self.most:
+                raise torch.OutOfMemoryError
+            return np.array([[len(pair.a), len(pair.b)] for pair in pairs])
+
+    scorer = Counting("cpu", None)
     pairs = [TokenPair([1], [2] * n, [3]) for n in range(1, 8)]
-    whole = halved_to_fit(score, pairs, "cpu")
+    whole = scorer.score_batch(pairs)
     assert whole[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert tried == [7, 3, 1, 2, 4, 2, 2]
+    scorer.most = 0
     with pytest.raises(RunError, match="a pair of 3 tokens does not fit into the memory of cpu"):
-        halved_to_fit(lambda some: score(some, most=0), pairs, "cpu")
+        scorer.score_batch(pairs)
 
 
 def test_swapped_responses_have_swapped_rewards(reward_dir):

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import polars as pl
 import pytest
+from commands import interruptible
 from served import KEY, MAX_MODEL_LEN, Answer, Proxy, free_port
 from server_cases import planned, scorer, token_pairs
 from small_pairs import make
@@ -320,17 +321,13 @@ def test_an_interrupt_ends_the_command_at_once(hanging, kept, proxy, policy_dir,
             release.wait(60)
 
     proxy.fault = hang
-    process = subprocess.Popen(
+    process = interruptible(
         [
             *(sys.executable, "-m", "denoise", "score", "data", "--backend", "server"),
             *("--policy", policy_dir, "--base-url", proxy.url),
             *("--api-key-env", "SERVER_KEY", "--concurrency", "1"),
         ],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # What runs in the background of a shell ignores the signal, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        tmp_path,
     )
     try:
         assert asked.wait(60)

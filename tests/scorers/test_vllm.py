@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from commands import interruptible
 from small_models import save_reward_model
 from small_pairs import make
 
@@ -23,7 +24,6 @@ from denoise.errors import InputError, RunError
 from denoise.scorers import vllm
 from denoise.scorers.models import resolve
 from denoise.scorers.settings import ScoreSettings
-from denoise.scorers.vllm_engine import EngineSettings
 from denoise.stages.score import plan, run
 from denoise.tokenise import TokenPair
 
@@ -62,7 +62,7 @@ def by_vllm(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     # The models are of float32, which vLLM's own `auto` would make bfloat16 of.
     source = resolve(str(model))
-    scorer = vllm.VllmScorer(source, EngineSettings(**settings), logs=logs)
+    scorer = vllm.VllmScorer(source, ScoreSettings(**{"backend": "vllm", **settings}), logs=logs)
     values = np.full((len(pairs), 2), np.nan)
     try:
         notes = scorer.prepare(pairs)
@@ -98,7 +98,7 @@ def test_the_v2_runner_reads_prompts_from_its_cache_and_what_that_drops_is_repai
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
     pairs = odd_pairs()
-    values, notes = by_vllm(pairs, policy_dir, tmp_path, arguments={"block_size": 32})
+    values, notes = by_vllm(pairs, policy_dir, tmp_path, engine_args={"block_size": 32})
     assert differences(pairs, values, by_transformers(pairs, policy_dir)).max() < TOLERANCE
     assert notes == ()
     (log,) = tmp_path.iterdir()
@@ -109,7 +109,7 @@ def test_two_copies_share_the_work_and_small_steps_give_the_same(policy_dir):
     """Prompts are cut into chunks of at most 64 tokens."""
     pairs = odd_pairs() * 3
     arguments = {"max_num_batched_tokens": 64, "max_num_seqs": 8}
-    values, _ = by_vllm(pairs, policy_dir, data_parallel=2, arguments=arguments)
+    values, _ = by_vllm(pairs, policy_dir, data_parallel=2, engine_args=arguments)
     assert differences(pairs, values, by_transformers(pairs, policy_dir)).max() < TOLERANCE
 
 
@@ -181,16 +181,12 @@ def test_an_engine_or_a_command_that_is_killed_leaves_what_is_finished(policy_di
 def test_an_interrupt_ends_the_command_and_its_engine(loading, policy_dir, tmp_path):
     write_dataset(make(500), tmp_path / "data")
     parts = tmp_path / "scores.parquet.parts"
-    process = subprocess.Popen(
+    process = interruptible(
         [
             *(sys.executable, "-c", SCORE, "score", "data", "--backend", "vllm"),
             *("--policy", str(policy_dir), "--engine-arg", "max_num_seqs=8"),
         ],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # What runs in the background of a shell ignores the signal, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        tmp_path,
     )
     try:
         engines: list[psutil.Process] = []
@@ -220,7 +216,7 @@ def adapter(base: Path, directory: Path) -> Path:
 
 def test_more_copies_than_cores_are_refused():
     with pytest.raises(RunError, match=r"1000000 copies .* lower --data-parallel"):
-        vllm.environments_of(EngineSettings(data_parallel=1_000_000))
+        vllm.environments_of(ScoreSettings(data_parallel=1_000_000))
 
 
 def test_an_adapter_is_merged_into_a_private_checkpoint_that_does_not_stay(
@@ -236,7 +232,7 @@ def test_an_adapter_is_merged_into_a_private_checkpoint_that_does_not_stay(
     (orphan / ".lock").touch()
     model = adapter(policy_dir, tmp_path / "adapter")
     pairs = odd_pairs()
-    scorer = vllm.VllmScorer(resolve(str(model)), EngineSettings(dtype="float32"))
+    scorer = vllm.VllmScorer(resolve(str(model)), ScoreSettings(dtype="float32"))
     scorer.prepare(pairs)
     (directory,) = temporary.glob(f"{checkpoint.PREFIX}*")
     assert directory != orphan
@@ -264,16 +260,16 @@ def test_rewards_are_those_of_transformers_also_where_rows_end_in_the_padding_to
     ]
     scorer = RewardScorer(resolve(str(model)), dtype="float32")
     expected = scorer.score_batch(pairs)
-    values, notes = by_vllm(pairs, model, is_reward=True)
+    values, notes = by_vllm(pairs, model, backend="reward-vllm")
     np.testing.assert_allclose(values, expected, atol=2e-5)
     assert notes == ()
 
 
 def test_a_model_without_one_score_is_no_reward_model_for_vllm(policy_dir, tmp_path):
     with pytest.raises(InputError, match=r"has no score head.*'LlamaForCausalLM'"):
-        by_vllm(odd_pairs(), policy_dir, is_reward=True)
+        by_vllm(odd_pairs(), policy_dir, backend="reward-vllm")
     with pytest.raises(InputError, match="has 2 labels"):
-        by_vllm(odd_pairs(), save_reward_model(tmp_path, num_labels=2), is_reward=True)
+        by_vllm(odd_pairs(), save_reward_model(tmp_path, num_labels=2), backend="reward-vllm")
 
 
 def test_a_checkpoint_that_fails_is_removed_and_one_of_a_killed_owner_at_the_next_start(
@@ -343,7 +339,7 @@ def test_a_log_prob_that_is_not_finite_ends_the_run(policy_dir, tmp_path):
 
 def test_an_engine_argument_that_vllm_has_not_is_refused(policy_dir):
     with pytest.raises(InputError, match=r"no such --engine-arg.*unexpected keyword"):
-        by_vllm(odd_pairs(), policy_dir, arguments={"nonsense": 1})
+        by_vllm(odd_pairs(), policy_dir, engine_args={"nonsense": 1})
 
 
 def test_too_little_memory_for_the_cache_says_what_to_change_and_keeps_the_log(
@@ -353,7 +349,7 @@ def test_too_little_memory_for_the_cache_says_what_to_change_and_keeps_the_log(
     with pytest.raises(
         RunError, match=r"too little memory for the KV cache.*--max-length"
     ) as error:
-        by_vllm(odd_pairs(), policy_dir, arguments={"kv_cache_memory_bytes": 4096})
+        by_vllm(odd_pairs(), policy_dir, engine_args={"kv_cache_memory_bytes": 4096})
     (log,) = tmp_path.glob("denoise-vllm-*/vllm-policy-0.log")
     assert str(log.parent) in str(error.value)
     assert "Traceback" in log.read_text()
