@@ -26,7 +26,7 @@ class Parts:
             self._begin()
             return
         if kept is not None and kept.run_id != provenance.run_id:
-            changed = _changes(kept, provenance)
+            changed = changes(kept, provenance)
             refuse(
                 f"holds the unfinished work of a run with other {changed}",
                 file=directory,
@@ -55,7 +55,8 @@ class Parts:
         tables.write_table(frame, file, self.provenance)
 
 
-def _changes(kept: Provenance, wanted: Provenance) -> str:
+def changes(kept: Provenance, wanted: Provenance) -> str:
+    """The names of the inputs and settings in which two differ."""
     names = []
     for mine, theirs in ((wanted.inputs, kept.inputs), (wanted.settings, kept.settings)):
         names += [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Update = Callable[[int, int], None]
+
+
+@cache
+def console() -> Console:
+    """Standard error: one console for all that is live on it, so that views nest."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 @contextmanager
@@ -15,10 +28,9 @@ def waiting(label: str, shown: bool) -> Iterator[None]:
     if not shown or not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
     from rich.markup import escape
 
-    with Console(stderr=True).status(escape(label)):
+    with console().status(escape(label)):
         yield
 
 
@@ -28,7 +40,6 @@ def scoring_progress(label: str, pairs: int, tokens: int, shown: bool) -> Iterat
     if not shown or not sys.stderr.isatty():
         yield lambda _pairs, _tokens: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -39,7 +50,7 @@ def scoring_progress(label: str, pairs: int, tokens: int, shown: bool) -> Iterat
         TimeRemainingColumn(),
     )
     done = [0, 0]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console()) as progress:
         task = progress.add_task(label, total=tokens, rate="")
 
         def update(new_pairs: int, new_tokens: int) -> None:
@@ -53,13 +64,25 @@ def scoring_progress(label: str, pairs: int, tokens: int, shown: bool) -> Iterat
         yield update
 
 
-@contextmanager
-def row_progress(label: str, rows: int, shown: bool) -> Iterator[Callable[[int], None]]:
+def row_progress(
+    label: str, rows: int, shown: bool
+) -> AbstractContextManager[Callable[[int], None]]:
     """A progress bar over rows; the function it gives takes the rows just done."""
+    return _counted(label, rows, "rows", shown)
+
+
+def training_progress(
+    label: str, steps: int, shown: bool
+) -> AbstractContextManager[Callable[[int], None]]:
+    """A progress bar over the steps of a training."""
+    return _counted(label, steps, "steps", shown)
+
+
+@contextmanager
+def _counted(label: str, total: int, unit: str, shown: bool) -> Iterator[Callable[[int], None]]:
     if not shown or not sys.stderr.isatty():
         yield lambda _rows: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -69,12 +92,12 @@ def row_progress(label: str, rows: int, shown: bool) -> Iterator[Callable[[int],
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=rows, rate="")
+    with Progress(*columns, console=console()) as progress:
+        task = progress.add_task(label, total=total, rate="")
 
         def update(done: int) -> None:
             progress.advance(task, done)
             rate = progress.tasks[task].completed / max(progress.tasks[task].elapsed or 0.0, 1e-9)
-            progress.update(task, rate=f"{rate:,.0f} rows/s")
+            progress.update(task, rate=f"{rate:,.1f} {unit}/s")
 
         yield update

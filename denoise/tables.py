@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -67,6 +68,16 @@ def file_hash(path: Path) -> str:
         return schema.digest(*(f"{p.relative_to(path)}={file_hash(p)}" for p in files)).hex()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def frame_hash(frame: pl.DataFrame) -> str:
+    """The identity of a table's columns and rows, in their order, as 32 hex digits."""
+    state = hashlib.sha256()
+    for batch in frame.iter_slices(1 << 16):
+        buffer = io.BytesIO()
+        batch.write_ipc(buffer)
+        state.update(buffer.getvalue())
+    return state.hexdigest()[:32]
 
 
 def _sync(path: Path) -> None:

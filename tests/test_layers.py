@@ -20,8 +20,9 @@ LAYERS = [
     {"pooled", "crowd"},
     {"dataset", "scores", "parts", "progress", "simulate"},
     {"importers"},
-    {"scorers"},
+    {"scorers", "trainers"},
     {"stages"},
+    {"rounds"},
     {"cli", "__main__"},
 ]
 HEAVY = {
@@ -35,7 +36,10 @@ HEAVY = {
     "httpx2",
     "anyio",
 }
-MAY_BE_HEAVY = {f"scorers/{name}.py" for name in ("transformers", "reward", "server", "endpoint")}
+MAY_BE_HEAVY = {
+    *(f"scorers/{name}.py" for name in ("transformers", "reward", "server", "endpoint")),
+    *(f"trainers/{name}.py" for name in ("objectives", "soft_labels", "fit")),
+}
 
 
 def layer(name: str) -> int:

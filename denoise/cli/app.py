@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Find the wrong labels in preference data, and write a weighted dataset.\n\n"
-    "import → score → em → export; `denoise demo` shows them on a small set.",
+    "import → score → em → export, or `run` for rounds with training; `denoise demo` shows them.",
 )
 
 Source = Annotated[
@@ -77,6 +77,34 @@ def import_words(
     return words + (["--texts", str(texts)] if texts else [])
 
 
+def key_values(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs of that option; a value is JSON (a number, true, an object), or else text.
+
+    Raises:
+        InputError: one is not KEY=VALUE, or a key is given twice.
+    """
+    import json
+
+    from denoise.errors import Fault, raise_any
+
+    wrong = []
+    values: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        key = name.strip().replace("-", "_")
+        if not sign:
+            fix = "a name, an equals sign and a value"
+            wrong.append(Fault(f"{option} is not KEY=VALUE", found=text, fix=fix))
+        elif key in values:
+            wrong.append(Fault(f"{option} {key} is given twice", fix="give it once"))
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            values[key] = value
+    raise_any(wrong)
+    return values
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from denoise import __version__
@@ -96,4 +124,4 @@ def options(
 
 
 # Each module adds its command to `app`; the order is that of the help.
-from denoise.cli import import_, score, em, export, demo  # noqa: E402, F401, I001
+from denoise.cli import import_, score, em, export, run, demo  # noqa: E402, F401, I001

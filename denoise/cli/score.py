@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -122,7 +121,7 @@ def score(
         pipeline_parallel=pipeline_parallel,
         data_parallel=data_parallel,
         gpu_memory_utilization=gpu_memory_utilization,
-        engine_args=_engine_args(engine_arg),
+        engine_args=shared.key_values("--engine-arg", engine_arg),
         base_url=base_url,
         reference_base_url=reference_base_url,
         api_key_env=api_key_env,
@@ -157,28 +156,6 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if not (slash and index.isdigit() and count.isdigit()):
         refuse("--shard is not I/N", found=text, fix="for instance --shard 0/4")
     return int(index), int(count)
-
-
-def _engine_args(given: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; a value is JSON (a number, true, an object), or else text."""
-    from denoise.errors import Fault, raise_any
-
-    wrong = []
-    arguments: dict[str, Any] = {}
-    for text in given:
-        name, sign, value = text.partition("=")
-        key = name.strip().replace("-", "_")
-        if not sign:
-            fix = "like max_num_seqs=64"
-            wrong.append(Fault("--engine-arg is not KEY=VALUE", found=text, fix=fix))
-        elif key in arguments:
-            wrong.append(Fault(f"--engine-arg {key} is given twice", fix="give it once"))
-        try:
-            arguments[key] = json.loads(value)
-        except ValueError:
-            arguments[key] = value
-    raise_any(wrong)
-    return arguments
 
 
 def _samples(count: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,211 @@
+"""Training: weighted rows in, a policy out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from denoise import schema, tables
+from denoise.errors import Fault, raise_any, refuse
+from denoise.parts import changes
+from denoise.tables import Provenance
+from denoise.trainers.settings import TrainSettings
+
+LOG_FILE = "log.parquet"
+RELIABILITY_FILE = "reliability.parquet"
+
+_TEXTS = ("prompt", "chosen", "rejected")
+_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+_TEMPLATE = ("tools", "chat_template_kwargs")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A policy and how it came to be.
+
+    directory: its weights and tokenizer. log: what TRL logged, a row a logged step. reliability:
+    `annotator_id` and `reliability` (η) at the end of the online method, else None. made_anew:
+    False where it was there already.
+    """
+
+    directory: Path
+    log: pl.DataFrame
+    reliability: pl.DataFrame | None
+    provenance: Provenance
+    made_anew: bool
+    notes: tuple[str, ...] = ()
+
+
+def train(
+    rows: pl.DataFrame,
+    *,
+    model: str,
+    out: Path,
+    reference: str | None = None,
+    evaluation: pl.DataFrame | None = None,
+    provenance: Provenance | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+    progress: bool = False,
+    **options: Any,
+) -> Trained:
+    """Train `model` on weighted pairs with TRL, into the directory `out`.
+
+    Killed and called again, it continues from its last checkpoint, beside `out`, to the same
+    weights; where `out` is finished, from the same inputs and settings, nothing is done.
+
+    Args:
+        rows: `prompt`, `chosen`, `rejected` (text or messages); `weight`, the probability that
+            `chosen` is truly preferred, 1 where there is none; `annotator_id` for the online
+            method; `ref_chosen_logps` and `ref_rejected_logps` (nats), without which a reference
+            model computes them.
+        reference: the reference model of DPO and IPO; `model` where not given.
+        evaluation: rows to evaluate on after each epoch, of the same columns.
+        provenance: what made the rows; their values where not given.
+        options: fields of `TrainSettings`.
+
+    Raises:
+        InputError: a setting or the rows are wrong, there is no such model, or `out` is another's.
+        RunError: the training does not fit into memory, or diverges.
+    """
+    settings = TrainSettings(**options)
+    tables.check_out(out, "train")
+    rows, notes = _checked(rows, settings, "rows")
+    if evaluation is not None:
+        evaluation, _ = _checked(evaluation, settings, "evaluation")
+    if reference and not settings.in_dpo_trainer:
+        refuse(f"a reference means nothing to the loss {settings.loss}", fix="leave it out")
+    from denoise.scorers.models import resolve
+
+    source = resolve(model, announce)
+    of_reference = resolve(reference, announce) if reference else None
+    made = Provenance(
+        "train",
+        {
+            **(provenance.inputs if provenance else {}),
+            "rows": tables.frame_hash(rows),
+            "model": source.identity,
+            **({"reference": of_reference.identity} if of_reference else {}),
+            **({} if evaluation is None else {"evaluation": tables.frame_hash(evaluation)}),
+        },
+        settings.of_the_policy(),
+    )
+    earlier = tables.read_manifest(out)
+    if earlier is not None and earlier.run_id == made.run_id:
+        return _read(out, made, made_anew=False, notes=notes)
+    work = out.with_name(f"{out.name}.parts")
+    _claim(work, made)
+    names = rows["annotator_id"].unique().sort() if settings.method == "online" else None
+    from denoise.trainers.fit import fit
+
+    weights = work / "weights"
+    done = fit(
+        _coded(rows, names),
+        settings,
+        source,
+        None if set(_REFERENCE) <= set(rows.columns) else of_reference,
+        weights,
+        work,
+        annotators=0 if names is None else len(names),
+        evaluation=None if evaluation is None else _coded(evaluation, names),
+        progress=progress,
+    )
+    if done.writes:
+        with tables.staged_directory(out, made) as staging:
+            for path in weights.iterdir():
+                path.rename(staging / path.name)
+            log = pl.DataFrame(done.log, infer_schema_length=None)
+            tables.write_table(log, staging / LOG_FILE, made)
+            if names is not None:
+                eta = pl.DataFrame({"annotator_id": names, "reliability": done.reliability})
+                tables.write_table(eta, staging / RELIABILITY_FILE, made)
+        shutil.rmtree(work)
+    return _read(out, made, made_anew=True, notes=notes)
+
+
+def _read(out: Path, made: Provenance, *, made_anew: bool, notes: tuple[str, ...]) -> Trained:
+    log = pl.read_parquet(out / LOG_FILE, glob=False)
+    file = out / RELIABILITY_FILE
+    eta = pl.read_parquet(file, glob=False) if file.exists() else None
+    return Trained(out, log, eta, made, made_anew, notes)
+
+
+def _claim(work: Path, made: Provenance) -> None:
+    """Make the directory of checkpoints this training's, or refuse that of another."""
+    kept = tables.read_manifest(work)
+    if kept is not None and kept.run_id != made.run_id and any(work.glob("checkpoint-*")):
+        refuse(
+            f"holds the unfinished training with other {changes(kept, made)}",
+            file=work,
+            fix="repeat that command to finish it, remove the directory, or give another --out",
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    tables.write_text(made.to_json() + "\n", work / tables.MANIFEST)
+    shutil.rmtree(work / "weights", ignore_errors=True)
+
+
+def _checked(
+    rows: pl.DataFrame, settings: TrainSettings, file: str
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The columns that training reads, `weight` among them, and notes.
+
+    Raises:
+        InputError: a column is missing, has empty values, or a weight is no probability.
+    """
+    online = settings.method == "online"
+    contract = schema.Contract(
+        "training",
+        (
+            *(schema.Column(name, "content") for name in _TEXTS),
+            schema.Column("weight", "float", required=False),
+            schema.Column("annotator_id", "id", required=online, null=not online),
+            *(schema.Column(name, "float", required=False) for name in _REFERENCE),
+        ),
+        key=(),
+    )
+    found = schema.faults(rows, contract, file)
+    kinds = {schema.is_chat(rows.schema[name]) for name in _TEXTS if name in rows.columns}
+    if len(kinds) > 1:
+        fix = "give all three in one form; `denoise export --format trl` does"
+        found.append(Fault("some of the texts are text and some are messages", file, fix=fix))
+    present = [name for name in _REFERENCE if name in rows.columns]
+    if len(present) == 1:
+        fix = "give both, or neither"
+        found.append(Fault("one reference log-prob without the other", file, fix=fix))
+    raise_any(found)
+    notes = []
+    if settings.method in ("smoothing", "rdpo", "online"):
+        rows = rows.with_columns(weight=pl.lit(_constant_weight(settings)))
+    elif "weight" not in rows.columns:
+        notes.append("the rows have no column 'weight': each label counts as right")
+        rows = rows.with_columns(weight=pl.lit(1.0))
+    weight = rows["weight"]
+    outside = (~weight.is_between(0, 1)).arg_true() if settings.method == "weighted" else ()
+    if len(outside):
+        row = outside[0]
+        fix = "a weight is the probability that chosen is truly preferred"
+        problem = f"{len(outside)} value(s) outside 0 to 1"
+        refuse(problem, file=file, row=row, column="weight", found=weight[row], fix=fix)
+    used = present if settings.in_dpo_trainer else []
+    names = [*_TEXTS, "weight", *used, *(["annotator_id"] if online else [])]
+    names += [name for name in _TEMPLATE if name in rows.columns]
+    rows = rows.select(names).with_columns(pl.col("weight", *used).cast(pl.Float32))
+    return rows, tuple(notes)
+
+
+def _constant_weight(settings: TrainSettings) -> float:
+    """w of every label: cDPO's 1 − ε, rDPO's (1 − ε)/(1 − 2ε), or 1, which online w replaces."""
+    rate = settings.flip_rate or 0.0
+    return (1 - rate) / (1 - 2 * rate) if settings.method == "rdpo" else 1 - rate
+
+
+def _coded(rows: pl.DataFrame, names: pl.Series | None) -> pl.DataFrame:
+    """The rows with annotators as codes into `names`."""
+    if names is None:
+        return rows
+    codes = rows["annotator_id"].replace_strict(names, pl.int_range(len(names), eager=True))
+    return rows.drop("annotator_id").with_columns(annotator=codes.cast(pl.Int64))

@@ -1,0 +1,234 @@
+"""One training from weighted rows to a directory of weights, continued where it was killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from denoise.errors import RunError, refuse
+from denoise.progress import training_progress
+from denoise.scorers.models import ModelSource, load_model, load_tokenizer
+from denoise.trainers.settings import TrainSettings
+from denoise.trainers.soft_labels import SoftCPOTrainer, SoftDPOTrainer, SoftLabels
+
+STATE_FILE = "reliability.json"
+"""In a checkpoint, once all of it is written: the online method's η, or null."""
+
+
+class Fitted(NamedTuple):
+    """What a training leaves: TRL's log, a row a logged step, and η by code of the annotator.
+
+    writes: whether this process is the one that writes (rank 0).
+    """
+
+    log: list[dict[str, Any]]
+    reliability: list[float] | None
+    writes: bool
+
+
+def fit(
+    rows: pl.DataFrame,
+    settings: TrainSettings,
+    model: ModelSource,
+    reference: ModelSource | None,
+    out: Path,
+    work: Path,
+    *,
+    annotators: int = 0,
+    evaluation: pl.DataFrame | None = None,
+    progress: bool = False,
+) -> Fitted:
+    """Train on rows with `prompt`, `chosen`, `rejected`, `weight` and, where known, the rest.
+
+    Args:
+        rows: also `annotator` (codes) for the online method, and the reference's `ref_chosen_logps`
+            and `ref_rejected_logps`, without which they are computed first.
+        model: where training starts, and the reference where none is given.
+        out: the directory that gets weights and tokenizer.
+        work: the directory of the checkpoints; training goes on from the last whole one in it.
+
+    Raises:
+        InputError: TRL refuses an argument or the data, or the model cannot be loaded.
+        RunError: it does not fit into memory, or a loss is not finite.
+    """
+    tokenizer = load_tokenizer(model, settings.trust_remote_code)
+    soft_labels = SoftLabels(settings, annotators)
+    watcher = _Watcher(soft_labels, progress)
+    try:
+        trainer = _trainer(
+            settings,
+            Dataset.from_polars(rows),
+            None if evaluation is None else Dataset.from_polars(evaluation),
+            model=_trainable(model, settings),
+            reference=None if reference is None else _trainable(reference, settings),
+            tokenizer=tokenizer,
+            soft_labels=soft_labels,
+            work=work,
+            watcher=watcher,
+        )
+    except (TypeError, ValueError) as error:
+        refuse("TRL refuses the training", found=str(error), fix="see its documentation")
+    checkpoint = _last_checkpoint(work, soft_labels)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.OutOfMemoryError as error:
+        fix = "try --batch-size 1 and --gradient-accumulation, --lora-r, or a shorter --max-length"
+        raise RunError(f"the training does not fit into memory; {fix}") from error
+    finally:
+        watcher.close()
+    if any(not torch.isfinite(p).all() for p in trainer.model.parameters()):
+        raise RunError("the weights are no longer finite; try a smaller --learning-rate")
+    trainer.save_model(str(out))
+    writes = trainer.is_world_process_zero()
+    if writes:
+        (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and full of paths
+    eta = soft_labels.reliability
+    log = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    return Fitted(log, None if eta is None else eta.tolist(), writes)
+
+
+def _trainer(
+    settings: TrainSettings,
+    rows: Dataset,
+    evaluation: Dataset | None,
+    *,
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    soft_labels: SoftLabels,
+    work: Path,
+    watcher: TrainerCallback,
+) -> Any:
+    from transformers.trainer_callback import PrinterCallback
+    from trl import DPOConfig
+    from trl.experimental.cpo import CPOConfig
+
+    beta, gamma = settings.constants
+    arguments: dict[str, Any] = {
+        "output_dir": str(work),
+        "beta": beta,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "max_length": settings.max_length,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "bf16": _bfloat16(settings),
+        "seed": settings.seed,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "no" if evaluation is None else "epoch",
+        "logging_steps": 10,
+        "logging_nan_inf_filter": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": "none",
+        "disable_tqdm": True,
+        **({} if settings.learning_rate is None else {"learning_rate": settings.learning_rate}),
+        **settings.trainer_args,
+    }
+    common = {
+        "model": model,
+        "train_dataset": rows,
+        "eval_dataset": evaluation,
+        "processing_class": tokenizer,
+        "peft_config": _lora(settings),
+        "soft_labels": soft_labels,
+        "callbacks": [watcher],
+    }
+    if settings.in_dpo_trainer:
+        loss_type = {"dpo": "sigmoid", "ipo": "ipo"}[settings.loss]
+        config = DPOConfig(loss_type=loss_type, precompute_ref_log_probs=True, **arguments)
+        trainer = SoftDPOTrainer(ref_model=reference, args=config, **common)
+    else:
+        of_loss = {"simpo": {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": gamma}}
+        given = of_loss.get(settings.loss, {"loss_type": "sigmoid"}) | arguments
+        config = CPOConfig(remove_unused_columns=False, **given)
+        trainer = SoftCPOTrainer(args=config, **common)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _trainable(source: ModelSource, settings: TrainSettings) -> Any:
+    dtype = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16"}[settings.dtype]
+    model = load_model(source, dtype, "cpu", settings.trust_remote_code)
+    if source.gguf or (source.base and source.base.gguf):
+        # Its weights are plain by now; a configuration that calls them quantised would be believed.
+        del model.config.quantization_config
+    return model.requires_grad_(True)
+
+
+def _bfloat16(settings: TrainSettings) -> bool:
+    """Mixed precision where the device has it: weights stay float32, as TRL's default is."""
+    return settings.dtype == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _lora(settings: TrainSettings) -> Any:
+    if settings.lora_r is None:
+        return None
+    from peft import LoraConfig
+
+    alpha = settings.lora_alpha or 2 * settings.lora_r
+    return LoraConfig(
+        r=settings.lora_r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def _last_checkpoint(work: Path, soft_labels: SoftLabels) -> str | None:
+    """The newest checkpoint that was written to its end, its η taken up."""
+    whole = [path.parent for path in work.glob(f"checkpoint-*/{STATE_FILE}")]
+    for path in work.glob("checkpoint-*"):
+        if path not in whole:
+            shutil.rmtree(path)  # killed while it was written
+    if not whole:
+        return None
+    last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
+    eta = json.loads((last / STATE_FILE).read_text(encoding="utf-8"))
+    if eta is not None:
+        soft_labels.reliability = torch.tensor(eta)
+    return str(last)
+
+
+class _Watcher(TrainerCallback):
+    """Shows progress, and completes a checkpoint with what TRL does not know of."""
+
+    def __init__(self, soft_labels: SoftLabels, progress: bool) -> None:
+        self.soft_labels = soft_labels
+        self.progress = progress
+        self.shown: Any = None
+        self.step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero:
+            self.shown = training_progress("training", state.max_steps, self.progress)
+            self.update = self.shown.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
+        if self.shown:
+            self.update(state.global_step - self.step)
+            self.step = state.global_step
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint as whole."""
+        if state.is_world_process_zero:
+            from denoise import tables
+
+            eta = self.soft_labels.reliability
+            directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            text = json.dumps(None if eta is None else eta.tolist())
+            tables.write_text(text, directory / STATE_FILE)
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self.shown:
+            self.shown.__exit__(None, None, None)
+            self.shown = None
