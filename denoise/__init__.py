@@ -2,7 +2,7 @@
 
 The stages are functions on tables, and the commands are thin over them::
 
-    from denoise import import_data, score, em, export
+    from denoise import import_data, score, em, export, train, run
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ __all__ = [
     "em_labels",
     "export",
     "import_data",
+    "run",
     "score",
+    "train",
 ]
 
 _HOME = {
@@ -29,6 +31,8 @@ _HOME = {
     "em": "denoise.stages.em",
     "em_labels": "denoise.stages.labels",
     "export": "denoise.stages.export",
+    "train": "denoise.stages.train",
+    "run": "denoise.rounds",
     "DenoiseError": "denoise.errors",
     "InputError": "denoise.errors",
     "RunError": "denoise.errors",
@@ -37,10 +41,12 @@ _HOME = {
 if TYPE_CHECKING:
     from denoise.errors import DenoiseError, InputError, RunError
     from denoise.importers import import_data
+    from denoise.rounds import run
     from denoise.stages.em import em
     from denoise.stages.export import export
     from denoise.stages.labels import em_labels
     from denoise.stages.score import score
+    from denoise.stages.train import train
 
 
 def __dir__() -> list[str]:

@@ -90,12 +90,12 @@ def raise_any(faults: Iterable[Fault]) -> None:
 
 
 @contextmanager
-def naming_files(**files: str | PathLike[str]) -> Iterator[None]:
+def naming_files(**files: str | PathLike[str] | None) -> Iterator[None]:
     """Give faults the files they lie in: a stage knows a table only by its role, as in `scores`."""
     try:
         yield
     except InputError as error:
         named = (
-            replace(fault, file=files.get(str(fault.file), fault.file)) for fault in error.faults
+            replace(fault, file=files.get(str(fault.file)) or fault.file) for fault in error.faults
         )
         raise InputError(*named) from None

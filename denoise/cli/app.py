@@ -124,4 +124,4 @@ def options(
 
 
 # Each module adds its command to `app`; the order is that of the help.
-from denoise.cli import import_, score, em, export, run, demo  # noqa: E402, F401, I001
+from denoise.cli import import_, score, em, export, train, run, demo  # noqa: E402, F401, I001

@@ -8,6 +8,7 @@ import polars as pl
 
 from denoise.dataset import Dataset
 from denoise.rounds.folds import first_turn
+from denoise.stages import training_rows
 from denoise.stages.em import EMResult
 from denoise.stages.export import Export, export
 
@@ -41,26 +42,8 @@ def outside_fold(rows: Export, folds: pl.DataFrame, fold: int) -> Export:
 
 
 def with_reference(rows: Export, pairs: pl.DataFrame, reference: pl.DataFrame) -> Export:
-    """The rows with `ref_chosen_logps` and `ref_rejected_logps`, sums in nats, where there are any.
-
-    Args:
-        rows: rows whose chosen response is one of their pair's.
-        pairs: the table of pairs.
-        reference: `pair_id`, `policy_a_logps` and `policy_b_logps` of the reference model.
-    """
-    sides = pairs.select(
-        pl.col("pair_id").cast(pl.String), a=pl.col("response_a"), b=pl.col("response_b")
-    )
-    logps = reference.select("pair_id", of_a="policy_a_logps", of_b="policy_b_logps")
-    key = rows.frame.select(pl.col("pair_id").cast(pl.String), "chosen")
-    joined = key.join(sides, on="pair_id", how="left", maintain_order="left")
-    joined = joined.join(logps, on="pair_id", how="left", maintain_order="left")
-    is_a = pl.col("chosen") == pl.col("a")
-    joined = joined.select(
-        ref_chosen_logps=pl.when(is_a).then("of_a").otherwise("of_b"),
-        ref_rejected_logps=pl.when(is_a).then("of_b").otherwise("of_a"),
-    )
-    frame = rows.frame.hstack(joined)
+    """The rows that the reference has scored, with its log-probs (`training_rows`)."""
+    frame = training_rows.with_reference(rows.frame, pairs, reference)
     scored = frame["ref_chosen_logps"].is_not_null()
     return _only(replace(rows, frame=frame), scored, NO_REFERENCE)
 

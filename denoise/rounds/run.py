@@ -202,7 +202,9 @@ def _open(
         watcher.step(0, "scoring the reference")
         planned = plan(data, start, None, settings.score(), announce)
         score_to_file(planned, out / "reference.parquet", announce, progress)
-        logps = pl.read_parquet(out / "reference.parquet", glob=False)
+        logps = pl.read_parquet(out / "reference.parquet", glob=False).select(
+            "pair_id", ref_a_logps="policy_a_logps", ref_b_logps="policy_b_logps"
+        )
     gold = holdout.preferences()[0]["prompt"] if holdout else ()
     return _Job(
         data=data,
@@ -242,10 +244,7 @@ def _score_round(job: _Job, number: int, weights: EMResult) -> Scores:
     of_folds = [_score_fold(job, number, fold, rows) for fold in range(job.settings.folds)]
     scores = pl.concat([frame for frame, _ in of_folds])
     if job.reference is not None:
-        logps = job.reference.select(
-            "pair_id", ref_a_logps="policy_a_logps", ref_b_logps="policy_b_logps"
-        )
-        scores = scores.drop("ref_a_logps", "ref_b_logps").join(logps, on="pair_id")
+        scores = scores.drop("ref_a_logps", "ref_b_logps").join(job.reference, on="pair_id")
     order = job.folds.select("pair_id")
     columns = [column.name for column in schema.SCORES.columns]
     scores = order.join(scores, on="pair_id", maintain_order="left").select(*columns, "fold")

@@ -13,6 +13,7 @@ import polars as pl
 from denoise import schema, tables
 from denoise.errors import Fault, raise_any, refuse
 from denoise.parts import changes
+from denoise.stages.training_rows import REFERENCE
 from denoise.tables import Provenance
 from denoise.trainers.settings import TrainSettings
 
@@ -20,7 +21,6 @@ LOG_FILE = "log.parquet"
 RELIABILITY_FILE = "reliability.parquet"
 
 _TEXTS = ("prompt", "chosen", "rejected")
-_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 _TEMPLATE = ("tools", "chat_template_kwargs")
 
 
@@ -107,7 +107,7 @@ def train(
         _coded(rows, names),
         settings,
         source,
-        None if set(_REFERENCE) <= set(rows.columns) else of_reference,
+        None if set(REFERENCE) <= set(rows.columns) else of_reference,
         weights,
         work,
         annotators=0 if names is None else len(names),
@@ -163,7 +163,7 @@ def _checked(
             *(schema.Column(name, "content") for name in _TEXTS),
             schema.Column("weight", "float", required=False),
             schema.Column("annotator_id", "id", required=online, null=not online),
-            *(schema.Column(name, "float", required=False) for name in _REFERENCE),
+            *(schema.Column(name, "float", required=False) for name in REFERENCE),
         ),
         key=(),
     )
@@ -172,7 +172,7 @@ def _checked(
     if len(kinds) > 1:
         fix = "give all three in one form; `denoise export --format trl` does"
         found.append(Fault("some of the texts are text and some are messages", file, fix=fix))
-    present = [name for name in _REFERENCE if name in rows.columns]
+    present = [name for name in REFERENCE if name in rows.columns]
     if len(present) == 1:
         fix = "give both, or neither"
         found.append(Fault("one reference log-prob without the other", file, fix=fix))

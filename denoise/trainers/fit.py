@@ -126,7 +126,7 @@ def _trainer(
         "save_steps": settings.save_steps,
         "save_total_limit": 2,
         "eval_strategy": "no" if evaluation is None else "epoch",
-        "logging_steps": 10,
+        "logging_steps": 0.05,  # a share of all steps
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",

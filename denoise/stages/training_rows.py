@@ -1,0 +1,107 @@
+"""The rows of a training: labels as imported, and the reference's log-probs beside them."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from denoise import schema
+from denoise.dataset import Dataset
+from denoise.errors import Fault, raise_any, refuse
+from denoise.tables import Provenance
+from denoise.trainers.settings import TrainSettings
+
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+
+
+def labelled_rows(data: Dataset) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Every vote for a side as `prompt`, `chosen`, `rejected`, with the columns of the source.
+
+    In the order of the source, `weight` and `annotator_id` among the columns where it has them;
+    and a note on ties, which have no chosen side.
+
+    Raises:
+        InputError: the data are categorical labels, or hold nothing but ties.
+    """
+    pairs, votes = data.preferences()
+    sided = votes.sort("vote_id").filter(pl.col("vote").cast(pl.String).is_in(["a", "b"]))
+    if sided.is_empty():
+        refuse("every vote is a tie, and a tie has no chosen side", file="votes")
+    new = [name for name in pairs.columns if name not in sided.columns or name == "pair_id"]
+    joined = sided.join(pairs.select(new), on="pair_id", how="left", maintain_order="left")
+    is_a = pl.col("vote").cast(pl.String) == "a"
+    rows = joined.with_columns(
+        chosen=pl.when(is_a).then("response_a").otherwise("response_b"),
+        rejected=pl.when(is_a).then("response_b").otherwise("response_a"),
+    ).drop("response_a", "response_b", "vote")
+    ties = len(votes) - len(sided)
+    return rows, (f"{ties:,} tie(s) left out: a tie has no chosen side",) if ties else ()
+
+
+def with_reference(rows: pl.DataFrame, pairs: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `ref_chosen_logps` and `ref_rejected_logps`, in nats, null where not known.
+
+    Args:
+        rows: `pair_id` and `chosen`, which is one of the pair's responses.
+        pairs: the table of pairs.
+        scores: `pair_id`, `ref_a_logps` and `ref_b_logps`.
+    """
+    sides = pairs.select(pl.col("pair_id").cast(pl.String), a="response_a")
+    logps = scores.select(pl.col("pair_id").cast(pl.String), of_a="ref_a_logps", of_b="ref_b_logps")
+    joined = (
+        rows.select(pl.col("pair_id").cast(pl.String), "chosen")
+        .join(sides, on="pair_id", how="left", maintain_order="left")
+        .join(logps, on="pair_id", how="left", maintain_order="left")
+    )
+    is_a = pl.col("chosen") == pl.col("a")
+    return rows.hstack(
+        joined.select(
+            ref_chosen_logps=pl.when(is_a).then("of_a").otherwise("of_b"),
+            ref_rejected_logps=pl.when(is_a).then("of_b").otherwise("of_a"),
+        )
+    )
+
+
+def check_reference_scores(
+    scores: pl.DataFrame,
+    made: Provenance | None,
+    settings: TrainSettings,
+    pairs: pl.DataFrame,
+    reference: str,
+) -> None:
+    """Refuse reference log-probs of other tokens, texts or weights than this training's.
+
+    A user's own table, which has no provenance, is taken at its word.
+
+    Raises:
+        InputError: they do not fit, or the loss has no reference.
+    """
+    if not settings.in_dpo_trainer:
+        refuse(f"the loss {settings.loss} has no reference", fix="leave --scores out")
+    raise_any(schema.faults(scores, schema.SCORES, "scores"))
+    missing = scores["ref_a_logps"].is_null() | scores["ref_b_logps"].is_null()
+    known = scores.filter(~missing)["pair_id"].cast(pl.String).implode()
+    without = ~pairs["pair_id"].cast(pl.String).is_in(known)
+    faults = []
+    again = "score again with --reference and --truncate keep-start"
+    if without.any():
+        problem = f"{without.sum():,} pair(s) have no reference log-probs there"
+        faults.append(
+            Fault(problem, "scores", found=pairs["pair_id"][without.arg_true()[0]], fix=again)
+        )
+    if made is not None:
+        from denoise.scorers.models import resolve
+
+        wanted = {"tokenize": "trl-dpo", "max_length": settings.max_length}
+        faults += [
+            Fault(
+                f"made with {name} {made.settings.get(name)}, the training has {value}",
+                "scores",
+                fix=f"score again with --{name.replace('_', '-')} {value}",
+            )
+            for name, value in wanted.items()
+            if made.settings.get(name) != value
+        ]
+        if made.inputs.get("reference") != resolve(reference).identity:
+            fix = "give --reference as for `denoise score`"
+            faults.append(Fault(f"made with another reference than {reference}", "scores", fix=fix))
+    raise_any(faults)
