@@ -24,7 +24,7 @@ from denoise.rounds.trainers import CommandTrainer, OwnTrainer, Trainer
 from denoise.scores import Scores
 from denoise.stages.em import EMResult, EMSettings, em, read_em, write_em
 from denoise.stages.export import Export, write_export
-from denoise.stages.score import plan, score_to_file
+from denoise.stages.score import Plan, plan, score_to_file, unfinished_work
 from denoise.tables import Provenance
 
 SUMMARY_FILE = "summary.json"
@@ -138,7 +138,7 @@ def run(
         before, result = result, _infer(job, number, scores)
         history.append(_summary(number, result, before))
         job.watcher.finished(history[-1])
-        if history[-1]["moved"] <= settings.tolerance:
+        if history[-1]["moved"] < settings.tolerance:
             converged = True
             break
     job.watcher.step(number, "the policy on all pairs")
@@ -173,7 +173,7 @@ def _open(
     start = reference or model
     source, of_reference = resolve(model, announce), resolve(start, announce)
     trainer: Trainer
-    if settings.train_command:
+    if settings.train_command is not None:
         command = settings.train_command
         trainer = CommandTrainer(command, settings.train_format, reference, settings.seed)
     else:
@@ -280,10 +280,19 @@ def _score_fold(job: _Job, number: int, fold: int, rows: Export) -> tuple[pl.Dat
         planned = plan(subset, str(policy), None, job.settings.score(), job.announce)
         inputs = {**planned.provenance.inputs, "training": key}
         made = replace(planned.provenance, inputs=inputs)
-        score_to_file(replace(planned, provenance=made), file, job.announce, job.progress)
+        _score(replace(planned, provenance=made), file, job)
     _remove_policies(job, number, fold)
     frame = pl.read_parquet(file, glob=False).with_columns(fold=pl.lit(fold, pl.Int64))
     return frame, made
+
+
+def _score(planned: Plan, file: Path, job: _Job) -> None:
+    """Score into the file; unfinished work of another policy is discarded."""
+    work = unfinished_work(file)
+    kept = tables.read_manifest(work)
+    if kept is not None and kept.run_id != planned.provenance.run_id:
+        shutil.rmtree(work)
+    score_to_file(planned, file, job.announce, job.progress)
 
 
 def _training_of(job: _Job, number: int, fold: int) -> str:

@@ -60,6 +60,7 @@ class OwnTrainer:
             reference=self.reference,
             out=out,
             provenance=made_from,
+            replace_unfinished=True,  # of a round that other settings have changed since
             announce=self.announce,
             progress=self.progress,
             **{f.name: getattr(self.options, f.name) for f in fields(self.options)},

@@ -344,6 +344,11 @@ def _finite(logps: np.ndarray, name: str, batch: np.ndarray, ids: Sequence[str])
     return logps
 
 
+def unfinished_work(path: Path) -> Path:
+    """Where `score_to_file` keeps finished batches until the file is written."""
+    return path.with_name(f"{path.name}.parts")
+
+
 def score_to_file(
     planned: Plan,
     path: Path,
@@ -356,7 +361,7 @@ def score_to_file(
     there already, whole and from the same inputs and settings, nothing is done: None.
     """
     check_scores_out(path)
-    work = path.with_name(f"{path.name}.parts")
+    work = unfinished_work(path)
     made = tables.read_provenance(path) if path.exists() else None
     result = None
     if made is None or made.run_id != planned.provenance.run_id:

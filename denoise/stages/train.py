@@ -49,6 +49,7 @@ def train(
     reference: str | None = None,
     evaluation: pl.DataFrame | None = None,
     provenance: Provenance | None = None,
+    replace_unfinished: bool = False,
     announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
     **options: Any,
@@ -66,6 +67,7 @@ def train(
         reference: the reference model of DPO and IPO; `model` where not given.
         evaluation: rows to evaluate on after each epoch, of the same columns.
         provenance: what made the rows; their values where not given.
+        replace_unfinished: whether to discard another training's unfinished work beside `out`.
         options: fields of `TrainSettings`.
 
     Raises:
@@ -98,7 +100,7 @@ def train(
     if earlier is not None and earlier.run_id == made.run_id:
         return _read(out, made, made_anew=False, notes=notes)
     work = out.with_name(f"{out.name}.parts")
-    _claim(work, made)
+    _claim(work, made, replace_unfinished)
     names = rows["annotator_id"].unique().sort() if settings.method == "online" else None
     from denoise.trainers.fit import fit
 
@@ -134,15 +136,17 @@ def _read(out: Path, made: Provenance, *, made_anew: bool, notes: tuple[str, ...
     return Trained(out, log, eta, made, made_anew, notes)
 
 
-def _claim(work: Path, made: Provenance) -> None:
+def _claim(work: Path, made: Provenance, replace_unfinished: bool) -> None:
     """Make the directory of checkpoints this training's, or refuse that of another."""
     kept = tables.read_manifest(work)
-    if kept is not None and kept.run_id != made.run_id and any(work.glob("checkpoint-*")):
-        refuse(
-            f"holds the unfinished training with other {changes(kept, made)}",
-            file=work,
-            fix="repeat that command to finish it, remove the directory, or give another --out",
-        )
+    if kept is not None and kept.run_id != made.run_id:
+        if any(work.glob("checkpoint-*")) and not replace_unfinished:
+            refuse(
+                f"holds the unfinished training with other {changes(kept, made)}",
+                file=work,
+                fix="repeat that command to finish it, remove the directory, or give another --out",
+            )
+        shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     tables.write_text(made.to_json() + "\n", work / tables.MANIFEST)
     shutil.rmtree(work / "weights", ignore_errors=True)
