@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from denoise.errors import RunError, refuse
+from denoise.plain import plain
 from denoise.progress import training_progress
 from denoise.scorers.models import ModelSource, load_model, load_tokenizer
 from denoise.trainers.settings import TrainSettings
@@ -74,7 +75,7 @@ def fit(
             watcher=watcher,
         )
     except (TypeError, ValueError) as error:
-        refuse("TRL refuses the training", found=str(error), fix="see its documentation")
+        refuse(f"TRL refuses the training: {plain(str(error), 300)}")
     checkpoint = _last_checkpoint(work, soft_labels)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
