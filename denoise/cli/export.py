@@ -22,8 +22,26 @@ def export(
         ),
     ],
     format_: Annotated[
-        str, typer.Option("--format", help="hf (with a card), trl (its columns only), or jsonl.")
+        str,
+        typer.Option(
+            "--format",
+            help="hf, trl (its columns only), jsonl, parquet; or, with its configuration, "
+            "llamafactory, axolotl, openrlhf, ms-swift, nemo-rl, torchtune.",
+        ),
     ] = "hf",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="weight: beside each row; for trainers without: filter, flip, sample, duplicate."
+        ),
+    ] = "weight",
+    threshold: Annotated[float, typer.Option(help="filter: the least weight that is kept.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="sample: another seed, other draws.")] = 0,
+    draws: Annotated[int, typer.Option(help="sample: rows for each row.")] = 1,
+    for_: Annotated[
+        str,
+        typer.Option("--for", help="policy, or reward: with a margin for a reward model."),
+    ] = "policy",
     rows: Annotated[
         str, typer.Option(help="pairs: one row a pair; votes: every row of the source.")
     ] = "pairs",
@@ -44,13 +62,17 @@ def export(
     """Write the weighted dataset: prompt, chosen, rejected, weight."""
     from denoise import schema, tables
     from denoise.cli.console import say
-    from denoise.errors import naming_files
+    from denoise.errors import naming_files, refuse
     from denoise.stages import export as stage
     from denoise.stages.em import read_em
-    from denoise.stages.formats import next_step
+    from denoise.stages.formats import find, next_step
     from denoise.stages.hub import push_to_hub as upload
+    from denoise.stages.strategies import for_reward_model, with_strategy
 
     tables.check_out(out, "export")
+    of_format = find(format_)
+    if for_ not in ("policy", "reward"):
+        refuse("--for is neither policy nor reward", found=for_)
     data = shared.load(source, map_, aspect, split, texts)
     if em_dir.is_file():  # the user's own weights
         confidences, made = tables.read_table(em_dir, schema.CONFIDENCES)
@@ -62,7 +84,15 @@ def export(
         weighted = stage.export(
             data, confidences, rows=rows, annotators=annotators, em_provenance=made
         )
+    weighted = with_strategy(weighted, strategy, threshold=threshold, seed=seed, draws=draws)
+    if for_ == "reward":
+        weighted = for_reward_model(weighted)
     stage.write_export(weighted, out, format_)
+    if of_format.use and strategy == "weight":
+        say(
+            f"{format_} reads no soft labels and would take every label as right: "
+            "--strategy sample draws them, flip turns the wrong ones round, filter leaves them out"
+        )
     for note in weighted.notes:
         say(note)
     say(f"wrote {out}: {len(weighted.frame):,} rows, {len(weighted.skipped):,} left out")

@@ -74,7 +74,7 @@ def run(
     ] = False,
     warm_start: Annotated[
         bool, typer.Option(help="A fold's policy goes on from its own of the last round.")
-    ] = False,
+    ] = True,
     tolerance: Annotated[
         float, typer.Option(help="Stop when weights move less on average.")
     ] = 0.01,

@@ -18,6 +18,7 @@ from denoise.rounds import rows as training
 from denoise.rounds.folds import assign_folds, first_turn
 from denoise.rounds.holdout import HeldOut, compare_policies
 from denoise.rounds.holdout import margins as policy_margins
+from denoise.rounds.mean import average_weights, can_be_averaged
 from denoise.rounds.report import write_report
 from denoise.rounds.settings import RunSettings
 from denoise.rounds.trainers import CommandTrainer, OwnTrainer, Trainer
@@ -143,7 +144,7 @@ def run(
             break
     job.watcher.step(number, "the policy on all pairs")
     weighted = training.weighted_rows(data, result)
-    policy = _train_on_all(job, weighted, "policy")
+    policy = _last_policy(job, weighted, number)
     write_export(weighted, out / "weighted")
     held_out = _held_out(job, holdout, reference or model, result) if holdout else None
     found = RunResult(policy, result, tuple(history), converged, held_out)
@@ -325,11 +326,28 @@ def _made_from(job: _Job, rows: Export, start: str) -> Provenance:
     )
 
 
-def _train_on_all(job: _Job, rows: Export, name: str) -> Path:
-    """A policy from the model on all rows, in the directory of that name."""
+def _train_on_all(
+    job: _Job, rows: Export, name: str, start: Path | None = None, identity: str | None = None
+) -> Path:
+    """A policy on all rows, in the directory of that name, from the model or another start."""
     rows = _trainable(job, rows)
     policy = job.out / name
-    job.trainer.train(rows, job.model, policy, _made_from(job, rows, job.identity))
+    made_from = _made_from(job, rows, identity or job.identity)
+    job.trainer.train(rows, str(start or job.model), policy, made_from)
+    return policy
+
+
+def _last_policy(job: _Job, rows: Export, number: int) -> Path:
+    """The policy on all pairs, from the mean of the last round's policies where they are kept."""
+    directory = job.out / f"round-{number}"
+    policies = [directory / f"policy-{fold}" for fold in range(job.settings.folds)]
+    if not job.settings.warm_start or not all(can_be_averaged(policy) for policy in policies):
+        return _train_on_all(job, rows, "policy")
+    mean = directory / "mean"
+    average_weights(policies, mean)
+    trained = [_training_of(job, number, fold) for fold in range(job.settings.folds)]
+    policy = _train_on_all(job, rows, "policy", mean, schema.digest(*trained).hex())
+    shutil.rmtree(mean)
     return policy
 
 

@@ -35,7 +35,8 @@ class RunSettings:
 
     rounds: at most so many; they stop where the weights move by less than `tolerance` on average.
     folds: policies a round, each trained without the fold that it scores; 1 has no such care.
-    warm_start: a fold's policy goes on from its own of the round before, else from the model.
+    warm_start: a fold's policy goes on from its own of the round before, and the last policy from
+    the mean of the folds' weights; else each training starts from the model.
     train_command: another trainer, with {data}, {model} and {out}; `train_format` is what it reads.
     keep_policies: keep each fold's policy after it has scored.
     stages: the settings of the stages by their own names (`ScoreSettings`, `EMSettings`,
@@ -47,7 +48,7 @@ class RunSettings:
 
     rounds: int = 3
     folds: int = 3
-    warm_start: bool = False
+    warm_start: bool = True
     tolerance: float = 0.01
     seed: int = 0
     train_command: str | None = None

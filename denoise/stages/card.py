@@ -55,6 +55,7 @@ def render(
     shown = [name for name in result.source_columns if name in format.columns(result.frame)]
     text = _template().render(
         rows=result.rows,
+        strategy=result.provenance.settings.get("strategy", "weight"),
         n=len(weight),
         size=next((name for most, name in _SIZES if len(weight) < most), "n>1M"),
         license=license.lower() if license else None,
@@ -102,7 +103,7 @@ def _template() -> jinja2.Template:
 
 
 def _plot(weight: pl.Series, rows: str) -> str:
-    low = 0.5 if rows == "pairs" else 0.0
+    low = 0.5 if weight.min() >= 0.5 else 0.0
     width = (1 - low) / BINS
     # The last bin holds 1 itself; a weight that rounding puts just below an edge belongs above it.
     index = ((weight - low) / width + 1e-9).floor().cast(pl.Int64).clip(0, BINS - 1)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from denoise import schema, tables
+from denoise import tables
 from denoise.errors import refuse
+from denoise.stages import trainers
 from denoise.tables import Provenance
 
 MAX_SHARD_BYTES = 500_000_000
@@ -17,7 +18,10 @@ MAX_SHARD_ROWS = 200_000
 
 # What DPOTrainer reads besides the weight. The last two change how the prompt is rendered, so a
 # source that has them must keep them.
-_TRL = ("prompt", "chosen", "rejected", "weight", "tools", "chat_template_kwargs")
+_TRL = (
+    *("prompt", "chosen", "rejected", "weight", "row_weight", "reward_margin"),
+    *("tools", "chat_template_kwargs"),
+)
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,14 @@ class Format:
 
     `data_files` is what a loader reads, in the directory; `write` puts a frame there, or raises an
     `InputError` where the format cannot hold it; `columns` are those of a frame that it keeps.
+    use: what to do with it, where it is for another trainer, which has its own names for the texts.
     """
 
     name: str
     data_files: str
     write: Callable[[pl.DataFrame, Path, Provenance], None]
     columns: Callable[[pl.DataFrame], list[str]]
+    use: str | None = None
 
 
 def find(name: str) -> Format:
@@ -47,6 +53,10 @@ def find(name: str) -> Format:
 
 def next_step(name: str, out: Path) -> str:
     """What to type in Python to use what was written to `out`."""
+    if find(name).use:
+        return f"see {out / 'README.md'}"
+    if name == "parquet":
+        return f'import polars; train = polars.read_parquet("{out / "train.parquet"}")'
     load = f'load_dataset({str(out)!r}, split="train")'
     if name == "trl":
         return (
@@ -68,14 +78,9 @@ def _write_shards(frame: pl.DataFrame, directory: Path, provenance: Provenance) 
 
 def _write_trl(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
     """Only what `trl.DPOTrainer` reads; where any of the texts is messages, all are."""
-    frame = frame.select(_trl_columns(frame))
-    texts = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-    if any(schema.is_chat(frame.schema[name]) for name in texts):
-        plain_text = {n: role for n, role in texts.items() if frame.schema[n] == pl.String}
-        frame = frame.with_columns(
-            pl.concat_list(pl.struct(role=pl.lit(role), content=pl.col(name))).alias(name)
-            for name, role in plain_text.items()
-        )
+    frame = frame.select(_trl_columns(frame)).rename({"reward_margin": "margin"}, strict=False)
+    if trainers.is_chat(frame):
+        frame = trainers.as_messages(frame)
     _write_shards(frame, directory, provenance)
 
 
@@ -105,13 +110,67 @@ def _has_bytes(dtype: pl.DataType) -> bool:
     return dtype == pl.Binary
 
 
+def _write_parquet(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+    """One Parquet file with every column."""
+    tables.write_table(frame, directory / "train.parquet", provenance)
+
+
 _SHARDS = "data/train-*.parquet"
+
+
+def _all(frame: pl.DataFrame) -> list[str]:
+    return frame.columns
+
 
 FORMATS = {
     f.name: f
     for f in (
-        Format("hf", _SHARDS, _write_shards, lambda frame: frame.columns),
+        Format("hf", _SHARDS, _write_shards, _all),
         Format("trl", _SHARDS, _write_trl, _trl_columns),
-        Format("jsonl", "train.jsonl", _write_jsonl, lambda frame: frame.columns),
+        Format("jsonl", "train.jsonl", _write_jsonl, _all),
+        Format("parquet", "train.parquet", _write_parquet, _all),
+        *(
+            Format(name, trainers.DATA_FILE, write, trainers.kept, use)
+            for name, write, use in (
+                (
+                    "llamafactory",
+                    trainers.write_llamafactory,
+                    "Set the model and its template in `llamafactory.yaml`, then run "
+                    "`llamafactory-cli train llamafactory.yaml` in this directory; "
+                    "`dataset_info.json` names the data set `denoise`.",
+                ),
+                (
+                    "axolotl",
+                    trainers.write_axolotl,
+                    "Set the model in `axolotl.yaml`, then run `axolotl train axolotl.yaml` in "
+                    "this directory.",
+                ),
+                (
+                    "openrlhf",
+                    trainers.write_openrlhf,
+                    "Set the model in `openrlhf.sh`, then run `sh openrlhf.sh` in this directory. "
+                    "A reward model (`openrlhf.cli.train_rm`) reads a field `margin`, which "
+                    "`denoise export --for reward` writes.",
+                ),
+                (
+                    "ms-swift",
+                    trainers.write_swift,
+                    "Set the model in `swift.sh`, then run `sh swift.sh` in this directory. "
+                    "`swift rlhf --rlhf_type rm` reads a field `margin`, which "
+                    "`denoise export --for reward` writes.",
+                ),
+                (
+                    "nemo-rl",
+                    trainers.write_nemo,
+                    "Merge `nemo-rl.yaml` into your recipe's configuration: the rows are in the "
+                    "rank form of `PreferenceDataset`.",
+                ),
+                (
+                    "torchtune",
+                    trainers.write_torchtune,
+                    "Merge `torchtune.yaml` into a DPO recipe's configuration.",
+                ),
+            )
+        ),
     )
 }
