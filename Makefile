@@ -12,13 +12,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install --quiet -c constraints.txt torch
-	$(PIP) install --quiet -c constraints.txt -e '.[hf]'
+	$(PIP) install --quiet -c constraints.txt -e '.[train]'
 	touch $@
 
 # vLLM's build for the CPU pulls in three packages that break transformers' import there.
-$(FOR_TESTS): $(INSTALLED)
+# Other trainers' data code goes beside the environment; where it has no build, those tests skip.
+$(FOR_TESTS): $(INSTALLED) tests/loaders.txt
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	rm -rf $(VENV)/loaders
+	-$(PIP) install --quiet --no-deps --target $(VENV)/loaders -r tests/loaders.txt
 	touch $@
 
 demo: $(INSTALLED)

@@ -38,7 +38,7 @@ from denoise.stages.em import read_em
 PAIRS, TEST_PAIRS = 2_000, 2_000
 TRAINING = {
     "learning_rate": 1e-3,
-    "epochs": 3,
+    "epochs": 2,
     "batch_size": 32,
     "trainer_args": {"warmup_steps": 0.1},
 }
@@ -320,7 +320,7 @@ def _given() -> Given:
     parser.add_argument("--noises", type=float, nargs="+", default=list(NOISES))
     parser.add_argument("--losses", nargs="+", default=["dpo", *OTHER_LOSSES])
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th case")
     parser.add_argument("--quick", action="store_true", help="a trial with few pairs and one seed")
     given = parser.parse_args()

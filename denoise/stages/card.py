@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import polars as pl
 
-from denoise import __version__, tables
+from denoise import __version__, schema, tables
 from denoise.errors import refuse
 from denoise.plain import plain
 from denoise.plot import histogram_svg
@@ -55,6 +55,7 @@ def render(
     shown = [name for name in result.source_columns if name in format.columns(result.frame)]
     text = _template().render(
         rows=result.rows,
+        data_version=_data_version(result.provenance.run_id, format.name),
         strategy=result.provenance.settings.get("strategy", "weight"),
         n=len(weight),
         size=next((name for most, name in _SIZES if len(weight) < most), "n>1M"),
@@ -100,6 +101,16 @@ def _template() -> jinja2.Template:
     environment.filters["inert"] = inert
     source = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(source)
+
+
+def _data_version(run_id: str, format_name: str) -> str:
+    """A version number that changes with the content.
+
+    `datasets` caches a local directory under its name and this number (5.2; not its files' hash):
+    without it, an export to the same place is read as the one before.
+    """
+    digest = schema.digest(run_id, format_name)
+    return ".".join(str(int.from_bytes(digest[i : i + 3], "big")) for i in (0, 3, 6))
 
 
 def _plot(weight: pl.Series, rows: str) -> str:

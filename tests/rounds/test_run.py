@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 from run_cases import COMMAND, labelled
+from safetensors.numpy import load_file
 
 from denoise import em, tables
 from denoise.dataset import Dataset
 from denoise.errors import InputError, RunError
 from denoise.rounds import run
+from denoise.rounds.mean import average_weights
 from denoise.rounds.rows import outside_fold, weighted_rows
 from denoise.rounds.run import RunResult
 from denoise.stages.em import read_em
@@ -141,15 +143,33 @@ def test_more_rounds_go_on_from_those_that_are_there(policy_dir, tmp_path):
     assert [row["round"] for row in steps.rounds] == [0, 1, 2]
 
 
-def test_the_policies_of_the_folds_are_removed_unless_kept(policy_dir, tmp_path):
-    run(labelled(), model=str(policy_dir), out=tmp_path / "run", **QUICK)
-    assert not list((tmp_path / "run").glob("round-*/policy-?"))
+@pytest.mark.parametrize("warm", [False, True])
+def test_policies_that_no_later_round_starts_from_are_removed(warm, policy_dir, tmp_path):
+    run(labelled(), model=str(policy_dir), out=tmp_path / "run", **{**QUICK, "warm_start": warm})
+    left = {p.parent.name for p in (tmp_path / "run").glob("round-*/policy-?")}
+    assert left == ({"round-2"} if warm else set())
+
+
+def test_the_last_policy_starts_from_the_mean_of_the_folds_policies(finished, tmp_path):
+    _, out, _ = finished
+    policies = [out / "round-2" / f"policy-{fold}" for fold in range(3)]
+    average_weights(policies, tmp_path / "mean")
+    tensors = [load_file(policy / "model.safetensors") for policy in policies]
+    mean = load_file(tmp_path / "mean" / "model.safetensors")
+    for name, tensor in mean.items():
+        np.testing.assert_allclose(tensor, np.mean([t[name] for t in tensors], axis=0), atol=1e-6)
+    # What `perturb.py` makes of the mean is the last policy.
+    made = tables.read_manifest(out / "policy")
+    assert made.inputs["start"] != tables.read_manifest(out).inputs["model"]
+    moved = load_file(out / "policy" / "model.safetensors")
+    for name, tensor in moved.items():
+        assert np.abs(tensor - mean[name]).mean() < 0.03
 
 
 def test_warm_start_goes_on_from_the_folds_own_policy(policy_dir, tmp_path):
     data = labelled()
-    options = {**QUICK, "warm_start": True, "keep_policies": True}
-    run(data, model=str(policy_dir), out=tmp_path / "warm", **options)
+    options = {**QUICK, "keep_policies": True}
+    run(data, model=str(policy_dir), out=tmp_path / "warm", **{**options, "warm_start": True})
     cold = tmp_path / "cold"
     run(data, model=str(policy_dir), out=cold, **{**options, "warm_start": False})
     first, second = (

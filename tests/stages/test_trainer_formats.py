@@ -1,0 +1,218 @@
+"""Exports read back by the trainers they are for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from datasets import load_dataset
+from small_models import save_tokenizer
+from small_pairs import make
+
+from denoise import em, export
+from denoise.dataset import Dataset
+from denoise.errors import InputError
+from denoise.stages.export import Export, write_export
+from denoise.stages.formats import FORMATS
+from denoise.stages.strategies import for_reward_model, with_strategy
+
+LOADERS = Path(sys.prefix) / "loaders"
+READ = Path(__file__).with_name("trainer_loaders.py")
+TRAINERS = ("llamafactory", "axolotl", "openrlhf", "ms-swift", "torchtune")
+TEXTS = ("prompt", "chosen", "rejected")
+
+
+def exported(chat: bool, turns: int = 3) -> Export:
+    """Five rows of text, or of a dialogue of a system's, a user's and further turns."""
+    data = make(5, seed=2)
+    if chat:
+        said = [
+            [{"role": "system", "content": "Be brief."}]
+            + [
+                {"role": ("user", "assistant")[i % 2], "content": f"{text} {i}"}
+                for i in range(turns)
+            ]
+            for text in data.pairs["prompt"]
+        ]
+        answers = {
+            name: [[{"role": "assistant", "content": text}] for text in data.pairs[name]]
+            for name in ("response_a", "response_b")
+        }
+        pairs = data.pairs.with_columns(
+            pl.Series("prompt", said), *(pl.Series(n, v) for n, v in answers.items())
+        )
+        data = Dataset(data.provenance, pairs=pairs, votes=data.votes)
+    return export(data, em(data).confidences)
+
+
+def written(result: Export, out: Path, name: str) -> Path:
+    write_export(result, out / name, name)
+    return out / name
+
+
+def read_by(name: str, tokenizer: Path, *directories: Path) -> list[list[list[Any]]]:
+    """What the trainer makes of the rows of each directory."""
+    if not LOADERS.is_dir():
+        pytest.skip(f"the other trainers are not at {LOADERS}; `make test` puts them there")
+    done = subprocess.run(
+        [sys.executable, str(READ), name, str(tokenizer), *map(str, directories)],
+        env={**os.environ, "PYTHONPATH": str(LOADERS)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("read ")]
+    return [json.loads(line.removeprefix("read ")) for line in lines]
+
+
+def messages(value: object, role: str) -> object:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    return directory, save_tokenizer(directory)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_trainers_own_loader_reads_the_rows(name, tokenizer, tmp_path):
+    directory, of_model = tokenizer
+    results = exported(chat=False), exported(chat=True)
+    places = [written(each, tmp_path / f"{i}", name) for i, each in enumerate(results)]
+    text, chat = read_by(name, directory, *places)
+    same_rows(text, results[0], of_model, chat=False)
+    same_rows(chat, results[1], of_model, chat=True)
+
+
+def same_rows(found: list[list[Any]], result: Export, of_model: Any, chat: bool) -> None:
+    assert len(found) == len(result.frame)
+    for read, row in zip(found, result.frame.select(TEXTS).iter_rows(), strict=True):
+        if isinstance(read[0], str) and chat:  # it applies the model's chat template itself
+            prompt, chosen, rejected = row
+            start = of_model.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            assert read[0] == start
+            assert [side.removesuffix("</s>") for side in read[1:]] == [
+                chosen[0]["content"],
+                rejected[0]["content"],
+            ]
+        elif isinstance(read[0], str):
+            assert read == list(row)
+        else:
+            roles = ("user", "assistant", "assistant")
+            assert read == [messages(v, role) for v, role in zip(row, roles, strict=True)]
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
+def test_nemo_rl_rows_are_in_its_rank_form(chat, tmp_path):
+    """https://github.com/NVIDIA-NeMo/RL, nemo_rl/data/datasets/preference_datasets.
+
+    `context`: messages; `completions`: each a `rank` (0 is preferred) and a `completion` of
+    messages. Its wheel in the registry is empty, so this is the documented form alone.
+    """
+    result = exported(chat)
+    directory = written(result, tmp_path, "nemo-rl")
+    rows = [json.loads(line) for line in (directory / "train.jsonl").read_text().splitlines()]
+    for row, (prompt, chosen, rejected) in zip(
+        rows, result.frame.select(TEXTS).iter_rows(), strict=True
+    ):
+        assert row["context"] == messages(prompt, "user")
+        assert row["completions"] == [
+            {"rank": 0, "completion": messages(chosen, "assistant")},
+            {"rank": 1, "completion": messages(rejected, "assistant")},
+        ]
+    assert yaml.safe_load((directory / "nemo-rl.yaml").read_text())["data"]["train_data_path"]
+
+
+def test_parquet_is_one_file_with_every_column(tmp_path):
+    result = exported(True)
+    directory = written(result, tmp_path, "parquet")
+    assert pl.read_parquet(directory / "train.parquet").equals(result.frame)
+    read = load_dataset("parquet", data_files=str(directory / "train.parquet"), split="train")
+    assert read["weight"][:] == result.frame["weight"].to_list()
+
+
+def test_an_export_to_the_same_place_is_not_read_from_the_cache_of_the_last(tmp_path):
+    for strategy in ("weight", "duplicate"):
+        result = with_strategy(exported(False), strategy)
+        directory = written(result, tmp_path, "hf")
+        read = load_dataset(str(directory), split="train")
+        assert read["weight"][:] == result.frame["weight"].to_list()
+
+
+def test_trls_trainer_takes_a_step_on_drawn_labels(policy_dir, tmp_path):
+    from trl import DPOConfig, DPOTrainer
+
+    drawn = with_strategy(exported(True), "sample", draws=2)
+    directory = written(drawn, tmp_path, "trl")
+    rows = load_dataset(str(directory), split="train")
+    trainer = DPOTrainer(
+        model=str(policy_dir),
+        args=DPOConfig(output_dir=str(tmp_path / "out"), max_steps=1, report_to="none", bf16=False),
+        train_dataset=rows,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert len(rows) == 10
+
+
+def test_trls_reward_trainer_reads_the_margin(reward_dir, tmp_path):
+    from trl import RewardConfig, RewardTrainer
+
+    directory = written(for_reward_model(exported(True)), tmp_path, "trl")
+    rows = load_dataset(str(directory), split="train")
+    assert rows["margin"][:] == pytest.approx([0.8] * 5)
+    trainer = RewardTrainer(
+        model=str(reward_dir),
+        args=RewardConfig(
+            output_dir=str(tmp_path / "out"), max_steps=1, report_to="none", bf16=False
+        ),
+        train_dataset=rows,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["margin"].tolist() == pytest.approx([0.8] * len(batch["margin"]))
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize("name", ["openrlhf", "ms-swift"])
+def test_a_reward_margin_is_in_the_field_that_is_read_and_the_policys_is_not(name, tmp_path):
+    plain = written(exported(False), tmp_path / "plain", name)
+    rows = [json.loads(line) for line in (plain / "train.jsonl").read_text().splitlines()]
+    assert all("margin" not in row and row["weight"] == pytest.approx(0.9) for row in rows)
+    reward = written(for_reward_model(exported(False)), tmp_path / "reward", name)
+    rows = [json.loads(line) for line in (reward / "train.jsonl").read_text().splitlines()]
+    assert [row["margin"] for row in rows] == pytest.approx([0.8] * 5)
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.use])
+def test_the_card_says_what_to_do_and_that_weights_are_not_read(name, tmp_path):
+    card = (written(exported(False), tmp_path, name) / "README.md").read_text()
+    assert FORMATS[name].use in card
+    assert f"{name} does not read soft labels." in card
+    assert "--strategy sample" in card
+    drawn = with_strategy(exported(False), "sample")
+    card = (written(drawn, tmp_path / "drawn", name) / "README.md").read_text()
+    assert "would take every label as right" not in card
+    assert "drawn from its posterior" in card
+
+
+def test_what_llamafactory_would_leave_out_is_refused(tmp_path):
+    with pytest.raises(InputError, match="do not alternate from user to user"):
+        written(exported(True, turns=2), tmp_path, "llamafactory")
+
+
+def test_responses_of_several_messages_are_refused_where_one_is_taken(tmp_path):
+    result = exported(True)
+    two = result.frame.with_columns(chosen=pl.concat_list("chosen", "rejected"))
+    for name in ("llamafactory", "axolotl"):
+        with pytest.raises(InputError, match=r"response\(s\) of several messages"):
+            written(replace(result, frame=two), tmp_path, name)
