@@ -1,4 +1,4 @@
-"""`denoise demo`: the four commands on the quick-start set, held against what was planted."""
+"""`denoise demo`: the commands on the quick-start set, held against what was planted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+GOLD = 500
+"""Prompts whose truth is held out, to say whether the rounds helped."""
+
+
 class Found(NamedTuple):
     """Labels with a confidence below ½ against the labels that are wrong by the planted truth."""
 
@@ -27,7 +31,7 @@ class Found(NamedTuple):
 def demo(
     out: Annotated[Path, typer.Option(help="The directory to work in.")] = Path("demo"),
 ) -> None:
-    """Run all four commands on the quick-start set, in about a minute."""
+    """Run the commands on the quick-start set, and rounds of training, in a few minutes."""
     from denoise import tables
     from denoise.cli.console import command, say
 
@@ -49,7 +53,18 @@ def demo(
         print(f"\n$ {command('denoise', *words)}", flush=True)
         shared.app([str(word) for word in words], prog_name="denoise", standalone_mode=False)
     print_against_truth(data, em, quickstart)
-    say(f"Look at {weighted}/README.md, then try your own: denoise import YOUR_FILE --out data")
+    say(
+        "\nThat policy was trained on other labels. Rounds need none: from the reference alone they "
+        "train policies on these labels, and each is asked about prompts it has not seen."
+    )
+    gold = out / "gold.jsonl"
+    write_gold(quickstart, gold)
+    words = ("run", quickstart / "preferences.jsonl", "--model", quickstart / "reference")
+    words += ("--rounds", 2, "--learning-rate", 1e-3, "--batch-size", 32, "--holdout", gold)
+    words += ("--out", out / "run")
+    print(f"\n$ {command('denoise', *words)}", flush=True)
+    shared.app([str(word) for word in words], prog_name="denoise", standalone_mode=False)
+    say(f"Look at {out}/run/report.html, then try your own: denoise import YOUR_FILE --out data")
 
 
 def quickstart_directory() -> Path:
@@ -65,6 +80,17 @@ def quickstart_directory() -> Path:
         if (directory / "preferences.jsonl").is_file():
             return directory
     refuse("the quick-start set is missing", file=package / "quickstart", fix="install again")
+
+
+def write_gold(quickstart: Path, file: Path) -> None:
+    """Write the truth of some prompts, as labels to trust; they take no part in training."""
+    import polars as pl
+
+    from denoise import tables
+
+    truth = pl.read_parquet(quickstart / "truth.parquet").sample(GOLD, seed=0)
+    rows = truth.select("prompt", chosen="preferred", rejected="other")
+    tables.write_text(rows.write_ndjson(), file)
 
 
 def print_against_truth(data: Path, em: Path, quickstart: Path) -> None:

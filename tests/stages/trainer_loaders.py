@@ -4,8 +4,8 @@
 
 One line a directory, a JSON list of its rows: prompt, chosen and rejected, as text or messages. Run
 with the trainers on the path (tests/loaders.txt). The modules that read data are the trainers' own,
-unchanged; where a package's `__init__` imports what reading data does not need (torchaudio, torchao,
-the hub of ms-swift), the package stands there without it.
+unchanged; where a package's `__init__` imports what reading data does not need (torchaudio,
+torchao, the hub of ms-swift), the package stands there without it.
 """
 
 from __future__ import annotations
