@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ import polars as pl
 from denoise import schema, tables
 from denoise.errors import Fault, raise_any, refuse
 from denoise.parts import changes
-from denoise.stages.training_rows import REFERENCE
+from denoise.stages.training_rows import REFERENCE, SKIPPED_SCHEMA, trainable
 from denoise.tables import Provenance
 from denoise.trainers.settings import TrainSettings
 
 LOG_FILE = "log.parquet"
 RELIABILITY_FILE = "reliability.parquet"
+TRACE_FILE = "reliability_trace.parquet"
+SKIPPED_FILE = "skipped.parquet"
 
 _TEXTS = ("prompt", "chosen", "rejected")
 _TEMPLATE = ("tools", "chat_template_kwargs")
+_AS_GIVEN = {"method": "weighted", "flip_rate": None}
+"""Settings by which a label counts by the weight of its row."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,15 @@ class Trained:
     """A policy and how it came to be.
 
     directory: its weights and tokenizer. log: what TRL logged, a row a logged step. reliability:
-    `annotator_id` and `reliability` (η) at the end of the online method, else None. made_anew:
+    `annotator_id` and `reliability` (η) at the end of the online method, else None; the directory
+    also has η by `step`. skipped: rows that were not trained on, with their `reason`. made_anew:
     False where it was there already.
     """
 
     directory: Path
     log: pl.DataFrame
     reliability: pl.DataFrame | None
+    skipped: pl.DataFrame
     provenance: Provenance
     made_anew: bool
     notes: tuple[str, ...] = ()
@@ -57,7 +64,8 @@ def train(
     """Train `model` on weighted pairs with TRL, into the directory `out`.
 
     Killed and called again, it continues from its last checkpoint, beside `out`, to the same
-    weights; where `out` is finished, from the same inputs and settings, nothing is done.
+    weights; where `out` is finished, from the same inputs and settings, nothing is done. Where
+    `accelerate launch` or torchrun starts several processes, the first one writes.
 
     Args:
         rows: `prompt`, `chosen`, `rejected` (text or messages); `weight`, the probability that
@@ -65,7 +73,8 @@ def train(
             method; `ref_chosen_logps` and `ref_rejected_logps` (nats), without which a reference
             model computes them.
         reference: the reference model of DPO and IPO; `model` where not given.
-        evaluation: rows to evaluate on after each epoch, of the same columns.
+        evaluation: rows to evaluate on after each epoch, of the same columns; their labels count
+            by their own `weight`, whatever the method.
         provenance: what made the rows; their values where not given.
         replace_unfinished: whether to discard another training's unfinished work beside `out`.
         options: fields of `TrainSettings`.
@@ -78,7 +87,7 @@ def train(
     tables.check_out(out, "train")
     rows, notes = _checked(rows, settings, "rows")
     if evaluation is not None:
-        evaluation, _ = _checked(evaluation, settings, "evaluation")
+        evaluation, _ = _checked(evaluation, replace(settings, **_AS_GIVEN), "evaluation")
     if reference and not settings.in_dpo_trainer:
         refuse(f"a reference means nothing to the loss {settings.loss}", fix="leave it out")
     from denoise.scorers.models import resolve
@@ -94,13 +103,21 @@ def train(
             **({"reference": of_reference.identity} if of_reference else {}),
             **({} if evaluation is None else {"evaluation": tables.frame_hash(evaluation)}),
         },
-        settings.of_the_policy(),
+        settings.of_the_policy() | _processes(),
     )
     earlier = tables.read_manifest(out)
     if earlier is not None and earlier.run_id == made.run_id:
-        return _read(out, made, made_anew=False, notes=notes)
+        return _read(out, made, notes)
     work = out.with_name(f"{out.name}.parts")
-    _claim(work, made, replace_unfinished)
+    if _first():
+        _claim(work, made, replace_unfinished)
+    from denoise.scorers.models import load_tokenizer
+
+    tokenizer = load_tokenizer(source, settings.trust_remote_code)
+    rows, skipped, more = trainable(rows, tokenizer, settings, "rows")
+    if evaluation is not None:
+        evaluation, _, of_evaluation = trainable(evaluation, tokenizer, settings, "evaluation")
+        more += tuple(f"evaluation: {note}" for note in of_evaluation)
     names = rows["annotator_id"].unique().sort() if settings.method == "online" else None
     from denoise.trainers.fit import fit
 
@@ -109,31 +126,64 @@ def train(
         _coded(rows, names),
         settings,
         source,
-        None if set(REFERENCE) <= set(rows.columns) else of_reference,
+        None if _bring_reference(rows, evaluation) else of_reference,
         weights,
         work,
         annotators=0 if names is None else len(names),
-        evaluation=None if evaluation is None else _coded(evaluation, names),
+        evaluation=evaluation,
         progress=progress,
     )
+    log = pl.DataFrame(done.log, infer_schema_length=None)
+    log = log.select("step", "epoch", *sorted(set(log.columns) - {"step", "epoch"}))
+    eta = None
+    if names is not None:
+        eta = pl.DataFrame({"annotator_id": names, "reliability": done.reliability})
     if done.writes:
         with tables.staged_directory(out, made) as staging:
             for path in weights.iterdir():
                 path.rename(staging / path.name)
-            log = pl.DataFrame(done.log, infer_schema_length=None)
             tables.write_table(log, staging / LOG_FILE, made)
-            if names is not None:
-                eta = pl.DataFrame({"annotator_id": names, "reliability": done.reliability})
+            if len(skipped):
+                tables.write_table(skipped, staging / SKIPPED_FILE, made)
+            if names is not None and eta is not None:
                 tables.write_table(eta, staging / RELIABILITY_FILE, made)
+                tables.write_table(_trace(names, done.trace), staging / TRACE_FILE, made)
         shutil.rmtree(work)
-    return _read(out, made, made_anew=True, notes=notes)
+    return Trained(out, log, eta, skipped, made, True, notes + more)
 
 
-def _read(out: Path, made: Provenance, *, made_anew: bool, notes: tuple[str, ...]) -> Trained:
+def _read(out: Path, made: Provenance, notes: tuple[str, ...]) -> Trained:
+    """What is there already."""
+    eta, skipped = (
+        pl.read_parquet(file, glob=False) if file.exists() else None
+        for file in (out / RELIABILITY_FILE, out / SKIPPED_FILE)
+    )
     log = pl.read_parquet(out / LOG_FILE, glob=False)
-    file = out / RELIABILITY_FILE
-    eta = pl.read_parquet(file, glob=False) if file.exists() else None
-    return Trained(out, log, eta, made, made_anew, notes)
+    nothing = pl.DataFrame(schema=SKIPPED_SCHEMA)
+    return Trained(out, log, eta, nothing if skipped is None else skipped, made, False, notes)
+
+
+def _first() -> bool:
+    """Whether this is the only process, or the first of several (RANK is torchrun's)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _processes() -> dict[str, int]:
+    """How many processes share a step, where they are several: its batch is so much larger."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return {"processes": count} if count > 1 else {}
+
+
+def _bring_reference(rows: pl.DataFrame, evaluation: pl.DataFrame | None) -> bool:
+    """Whether all rows have the reference's log-probs, so that no reference model is needed."""
+    return all(set(REFERENCE) <= set(f.columns) for f in (rows, evaluation) if f is not None)
+
+
+def _trace(names: pl.Series, trace: Sequence[tuple[int, list[float]]]) -> pl.DataFrame:
+    """η by `step` and `annotator_id`."""
+    columns = {"step": pl.Int64, "annotator_id": names.dtype, "reliability": pl.Float64}
+    rows = [(step, *row) for step, eta in trace for row in zip(names, eta, strict=True)]
+    return pl.DataFrame(rows, schema=columns, orient="row")
 
 
 def _claim(work: Path, made: Provenance, replace_unfinished: bool) -> None:
@@ -183,6 +233,8 @@ def _checked(
     raise_any(found)
     notes = []
     if settings.method in ("smoothing", "rdpo", "online"):
+        if "weight" in rows.columns:
+            notes.append(f"the column 'weight' is not used: {settings.method} has its own")
         rows = rows.with_columns(weight=pl.lit(_constant_weight(settings)))
     elif "weight" not in rows.columns:
         notes.append("the rows have no column 'weight': each label counts as right")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from denoise import schema
 from denoise.dataset import Dataset
 from denoise.errors import Fault, raise_any, refuse
 from denoise.tables import Provenance
+from denoise.tokenise import Skip, tokenise
 from denoise.trainers.settings import TrainSettings
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+SKIPPED_SCHEMA = {"row": pl.Int64, "reason": pl.String}
+"""Rows that are not trained on, counted from 0, and why."""
+
+_ROWS = 4096
 
 
 def labelled_rows(data: Dataset) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -35,6 +42,44 @@ def labelled_rows(data: Dataset) -> tuple[pl.DataFrame, tuple[str, ...]]:
     ).drop("response_a", "response_b", "vote")
     ties = len(votes) - len(sided)
     return rows, (f"{ties:,} tie(s) left out: a tie has no chosen side",) if ties else ()
+
+
+def trainable(
+    rows: pl.DataFrame, tokenizer: Any, settings: TrainSettings, file: str
+) -> tuple[pl.DataFrame, pl.DataFrame, tuple[str, ...]]:
+    """The rows that TRL's trainer can learn from, those that it cannot, and notes on both.
+
+    What TRL would leave out silently (`DPOTrainer`: a prompt that fills `max_length`), stop at, or
+    train on without a response (`CPOTrainer`) is left out and counted. A response that is longer
+    than there is room loses its end, as in TRL, and is counted.
+
+    Raises:
+        InputError: none is left, or messages meet a tokenizer without a chat template.
+    """
+    rule = "trl-dpo" if settings.in_dpo_trainer else "trl-cpo"
+    longest = settings.max_length
+    texts = rows.select("prompt", "chosen", "rejected")
+    skipped, cut = [], 0
+    for start in range(0, len(rows), _ROWS):
+        batch = texts.slice(start, _ROWS).rows()
+        whole = tokenise(tokenizer, batch, rule, longest, truncate=False)
+        over = [i for i, pair in enumerate(whole) if isinstance(pair, Skip)]
+        again = tokenise(tokenizer, [batch[i] for i in over], rule, longest, truncate=True)
+        for i, pair in zip(over, again, strict=True):
+            if isinstance(pair, Skip):
+                skipped.append((start + i, pair.reason))
+            else:
+                cut += 1
+    left_out = pl.DataFrame(skipped, schema=SKIPPED_SCHEMA, orient="row")
+    if len(left_out) == len(rows):
+        fix = "raise --max-length"
+        refuse("no row can be trained on", file=file, found=left_out["reason"][0], fix=fix)
+    reasons = left_out["reason"].value_counts(sort=True).rows()
+    notes = [f"{count:,} row(s) not trained on: {reason}" for reason, count in reasons]
+    if cut:
+        notes.append(f"{cut:,} row(s) are cut at {longest:,} tokens; --max-length N raises that")
+    lost = pl.int_range(pl.len()).is_in(left_out["row"].implode())
+    return rows.filter(~lost), left_out, tuple(notes)
 
 
 def with_reference(rows: pl.DataFrame, pairs: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from denoise.errors import RunError, refuse
+from denoise.errors import Fault, RunError, raise_any, refuse
 from denoise.plain import plain
 from denoise.progress import training_progress
 from denoise.scorers.models import ModelSource, load_model, load_tokenizer
@@ -20,17 +22,26 @@ from denoise.trainers.settings import TrainSettings
 from denoise.trainers.soft_labels import SoftCPOTrainer, SoftDPOTrainer, SoftLabels
 
 STATE_FILE = "reliability.json"
-"""In a checkpoint, once all of it is written: the online method's η, or null."""
+"""In a checkpoint, once all of it is written: the online method's η and its trace, or null."""
+
+_OF_ITS_COURSE = frozenset(
+    (
+        *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"),
+        *("num_tokens", "eval_num_tokens"),  # TRL counts them from the last checkpoint on
+    )
+)
+"""What differs in the log between equal trainings, of which one was continued."""
 
 
 class Fitted(NamedTuple):
     """What a training leaves: TRL's log, a row a logged step, and η by code of the annotator.
 
-    writes: whether this process is the one that writes (rank 0).
+    trace: η at each logged step. writes: whether this process is the one that writes (rank 0).
     """
 
     log: list[dict[str, Any]]
     reliability: list[float] | None
+    trace: list[tuple[int, list[float]]]
     writes: bool
 
 
@@ -60,6 +71,9 @@ def fit(
         RunError: it does not fit into memory, or a loss is not finite.
     """
     tokenizer = load_tokenizer(model, settings.trust_remote_code)
+    if tokenizer.pad_token is None:
+        # TRL's collators want one before TRL sets it, as here.
+        tokenizer.pad_token = tokenizer.eos_token
     soft_labels = SoftLabels(settings, annotators)
     watcher = _Watcher(soft_labels, progress)
     try:
@@ -67,8 +81,8 @@ def fit(
             settings,
             Dataset.from_polars(rows),
             None if evaluation is None else Dataset.from_polars(evaluation),
-            model=_trainable(model, settings),
-            reference=None if reference is None else _trainable(reference, settings),
+            model=_policy(model, settings),
+            reference=None if reference is None else _loaded(reference, settings),
             tokenizer=tokenizer,
             soft_labels=soft_labels,
             work=work,
@@ -76,7 +90,11 @@ def fit(
         )
     except (TypeError, ValueError) as error:
         refuse(f"TRL refuses the training: {plain(str(error), 300)}")
-    checkpoint = _last_checkpoint(work, soft_labels)
+    _let_go_of_reference(trainer)
+    if len(trainer.train_dataset) < len(rows):
+        lost = len(rows) - len(trainer.train_dataset)
+        refuse(f"{lost:,} prompt(s) fill max_length with their tools", fix="raise --max-length")
+    checkpoint = _last_checkpoint(work, soft_labels, trainer.is_world_process_zero())
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
@@ -91,8 +109,12 @@ def fit(
     if writes:
         (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and full of paths
     eta = soft_labels.reliability
-    log = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
-    return Fitted(log, None if eta is None else eta.tolist(), writes)
+    log = [
+        {name: value for name, value in entry.items() if name not in _OF_ITS_COURSE}
+        for entry in trainer.state.log_history
+        if "loss" in entry or "eval_loss" in entry
+    ]
+    return Fitted(log, None if eta is None else eta.tolist(), soft_labels.trace, writes)
 
 
 def _trainer(
@@ -124,14 +146,18 @@ def _trainer(
         "bf16": _bfloat16(settings),
         "seed": settings.seed,
         "save_strategy": "steps",
-        "save_steps": settings.save_steps,
+        "save_steps": settings.save_steps or 0.05,  # a share of all steps
+        "warmup_steps": settings.warmup,
+        "lr_scheduler_type": settings.scheduler,
+        "weight_decay": settings.weight_decay,
         "save_total_limit": 2,
         "eval_strategy": "no" if evaluation is None else "epoch",
-        "logging_steps": 0.05,  # a share of all steps
+        "logging_steps": 0.05,
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",
         "disable_tqdm": True,
+        "disable_dropout": not settings.lora_dropout,  # TRL's would be the adapter's as well
         **({} if settings.learning_rate is None else {"learning_rate": settings.learning_rate}),
         **settings.trainer_args,
     }
@@ -140,7 +166,7 @@ def _trainer(
         "train_dataset": rows,
         "eval_dataset": evaluation,
         "processing_class": tokenizer,
-        "peft_config": _lora(settings),
+        "peft_config": None if is_peft_model(model) else _lora(settings),
         "soft_labels": soft_labels,
         "callbacks": [watcher],
     }
@@ -157,13 +183,53 @@ def _trainer(
     return trainer
 
 
-def _trainable(source: ModelSource, settings: TrainSettings) -> Any:
+def _policy(source: ModelSource, settings: TrainSettings) -> Any:
+    """The model to train: with `lora_r` an adapter's own weights, or those of a model to adapt."""
+    if settings.lora_r is None:
+        return _loaded(source, settings)
+    base = _loaded(source.base or source, settings)
+    if source.base is None:
+        # What the new adapter names as its base, also where it is moved to.
+        base.name_or_path = model_name(source)
+        return base
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(base, source.directory, is_trainable=True)
+    own = model.peft_config["default"]
+    faults = [
+        Fault(f"{source.name} is an adapter with another {name}", found=given, fix=f"give {kept}")
+        for name, given, kept in (
+            ("lora_r", settings.lora_r, getattr(own, "r", None)),
+            ("lora_alpha", settings.lora_alpha, getattr(own, "lora_alpha", None)),
+        )
+        if given is not None and given != kept
+    ]
+    raise_any(faults)
+    return model
+
+
+def model_name(source: ModelSource) -> str:
+    """The model as a name that holds everywhere: a hub id, or an absolute path."""
+    if source.gguf:
+        return str((source.directory / source.gguf).resolve())
+    given = Path(source.given).expanduser()
+    return str(given.resolve()) if given.is_dir() else source.given
+
+
+def _loaded(source: ModelSource, settings: TrainSettings) -> Any:
     dtype = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16"}[settings.dtype]
     model = load_model(source, dtype, "cpu", settings.trust_remote_code)
     if source.gguf or (source.base and source.base.gguf):
         # Its weights are plain by now; a configuration that calls them quantised would be believed.
         del model.config.quantization_config
     return model.requires_grad_(True)
+
+
+def _let_go_of_reference(trainer: Any) -> None:
+    """Free the reference: its log-probs are beside the rows by now."""
+    trainer.ref_model = None
+    if is_peft_model(trainer.model) and "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")  # TRL's copy of an adapter as it came
 
 
 def _bfloat16(settings: TrainSettings) -> bool:
@@ -178,22 +244,27 @@ def _lora(settings: TrainSettings) -> Any:
 
     alpha = settings.lora_alpha or 2 * settings.lora_r
     return LoraConfig(
-        r=settings.lora_r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=settings.lora_r,
+        lora_alpha=alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(settings.lora_targets) or "all-linear",
+        task_type="CAUSAL_LM",
     )
 
 
-def _last_checkpoint(work: Path, soft_labels: SoftLabels) -> str | None:
+def _last_checkpoint(work: Path, soft_labels: SoftLabels, writes: bool) -> str | None:
     """The newest checkpoint that was written to its end, its η taken up."""
     whole = [path.parent for path in work.glob(f"checkpoint-*/{STATE_FILE}")]
     for path in work.glob("checkpoint-*"):
-        if path not in whole:
+        if writes and path not in whole:
             shutil.rmtree(path)  # killed while it was written
     if not whole:
         return None
     last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
-    eta = json.loads((last / STATE_FILE).read_text(encoding="utf-8"))
-    if eta is not None:
-        soft_labels.reliability = torch.tensor(eta)
+    kept = json.loads((last / STATE_FILE).read_text(encoding="utf-8"))
+    if kept["reliability"] is not None:
+        soft_labels.reliability = torch.tensor(kept["reliability"])
+        soft_labels.trace = [(step, eta) for step, eta in kept["trace"]]
     return str(last)
 
 
@@ -213,10 +284,22 @@ class _Watcher(TrainerCallback):
             self.update = self.shown.__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar."""
+        """Move the bar; log before each checkpoint, so that a continued log has the same means."""
         if self.shown:
             self.update(state.global_step - self.step)
             self.step = state.global_step
+        control.should_log = control.should_log or control.should_save
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        """Keep the online method's η, and end a training that has diverged."""
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise RunError(
+                f"the loss is no longer finite at step {state.global_step}; try a smaller "
+                "--learning-rate"
+            )
+        eta = self.soft_labels.reliability
+        if eta is not None and "loss" in logs:
+            self.soft_labels.trace.append((state.global_step, eta.tolist()))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole."""
@@ -225,8 +308,11 @@ class _Watcher(TrainerCallback):
 
             eta = self.soft_labels.reliability
             directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            text = json.dumps(None if eta is None else eta.tolist())
-            tables.write_text(text, directory / STATE_FILE)
+            kept = {
+                "reliability": None if eta is None else eta.tolist(),
+                "trace": self.soft_labels.trace,
+            }
+            tables.write_text(json.dumps(kept), directory / STATE_FILE)
 
     def close(self) -> None:
         """Close the bar."""

@@ -12,6 +12,12 @@ from denoise.losses import BETA, GAMMA, LOSSES
 
 OBJECTIVES = ("mixture", "gibbs")
 METHODS = ("weighted", "online", "smoothing", "rdpo")
+SCHEDULERS = (
+    *("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
+    "cosine_with_min_lr",
+)
+"""Those of transformers that need no step of their own in the code; their further arguments go
+through `trainer_args` (`lr_scheduler_kwargs`)."""
 
 _OURS = {
     "loss_type": "loss",
@@ -29,6 +35,9 @@ _OURS = {
     "bf16": "dtype",
     "gradient_checkpointing": "gradient_checkpointing",
     "save_steps": "save_steps",
+    "warmup_steps": "warmup",
+    "lr_scheduler_type": "scheduler",
+    "weight_decay": "weight_decay",
 }
 _NOT_OURS = frozenset(
     (
@@ -42,7 +51,10 @@ _NOT_OURS = frozenset(
         "sync_ref_model",
         "save_strategy",
         "save_total_limit",
+        "save_only_model",
         "trust_remote_code",
+        "model_init_kwargs",
+        "cpo_alpha",
     )
 )
 
@@ -60,8 +72,11 @@ class TrainSettings:
     arXiv 2403.00409, Eq. 12), which is more than 1.
 
     epochs, or `max_steps`, of batches of `batch_size` rows a device, `gradient_accumulation` of
-    them a step. `lora_r` trains an adapter of that rank in place of all weights. `save_steps`: how
-    many a kill may cost. trainer_args: any other argument of `DPOConfig` or `CPOConfig`.
+    them a step; `warmup` is a number of steps, or below 1 a share of all. `lora_r` trains an
+    adapter of that rank in place of all weights, or the model's own where that is an adapter
+    already; `lora_targets` are names of modules, all linear ones where not given. `save_steps`: how
+    many a kill may cost, a twentieth of all where not given. trainer_args: any other argument of
+    `DPOConfig` or `CPOConfig`.
 
     Raises:
         InputError: a setting is out of range, or means nothing to the method or loss.
@@ -80,12 +95,17 @@ class TrainSettings:
     max_steps: int = -1
     batch_size: int = 8
     gradient_accumulation: int = 1
+    warmup: float = 0.0
+    scheduler: str = "linear"
+    weight_decay: float = 0.0
     max_length: int = 1024
     lora_r: int | None = None
     lora_alpha: int | None = None
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ()
     dtype: str = "auto"
     gradient_checkpointing: bool = False
-    save_steps: int = 500
+    save_steps: int | None = None
     seed: int = 0
     trust_remote_code: bool = False
     trainer_args: Mapping[str, Any] = field(default_factory=dict)
@@ -107,11 +127,15 @@ class TrainSettings:
             "max_steps": (self.max_steps == -1 or self.max_steps >= 1, "give 1 or more"),
             "batch_size": (self.batch_size >= 1, "give 1 or more"),
             "gradient_accumulation": (self.gradient_accumulation >= 1, "give 1 or more"),
+            "warmup": (0 <= self.warmup < math.inf, "give 0 or more"),
+            "scheduler": (self.scheduler in SCHEDULERS, f"it is one of {', '.join(SCHEDULERS)}"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "give 0 or more"),
             "max_length": (self.max_length >= 2, "give 2 or more"),
             "lora_r": (_above(self.lora_r, 0), "give 1 or more"),
             "lora_alpha": (_above(self.lora_alpha, 0), "give 1 or more"),
+            "lora_dropout": (0 <= self.lora_dropout < 1, "give 0 or more, below 1"),
             "dtype": (self.dtype in ("auto", "float32", "bfloat16"), "give float32 or bfloat16"),
-            "save_steps": (self.save_steps >= 1, "give 1 or more"),
+            "save_steps": (_above(self.save_steps, 0), "give 1 or more"),
             "seed": (self.seed >= 0, "give 0 or more"),
             "flip_rate": (rate is None or 0 <= rate < 0.5, "give 0 to 0.5"),
         }
@@ -128,8 +152,12 @@ class TrainSettings:
             faults.append(
                 Fault(f"gamma means nothing to the loss {self.loss}", fix="it is SimPO's")
             )
-        if self.lora_alpha is not None and self.lora_r is None:
-            faults.append(Fault("lora_alpha means nothing without lora_r", fix="give both"))
+        of_lora = {"lora_alpha": None, "lora_dropout": 0.0, "lora_targets": ()}
+        faults += [
+            Fault(f"{name} means nothing without lora_r", fix="give both")
+            for name, default in of_lora.items()
+            if self.lora_r is None and getattr(self, name) != default
+        ]
         for name in self.trainer_args:
             if name in _OURS:
                 fix = f"give {_OURS[name]}"

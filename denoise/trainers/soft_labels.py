@@ -7,7 +7,6 @@ in it (`objectives.soft_label_change`): nothing at w = 1. TRL 1.16 has no such c
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,10 @@ from denoise.trainers.settings import TrainSettings
 
 WEIGHT, ANNOTATOR = "weight", "annotator"
 COLUMNS = (WEIGHT, ANNOTATOR)
+EFFECTIVE = "effective_labels"
+"""In TRL's log: mean of (2w − 1)². Near p = ½ a label that is right with probability w says as much
+as that share of a label that is certain."""
+
 EDGE = 1e-6
 """How near a reliability may come to 0 or 1, so that its logit is finite in float32."""
 
@@ -34,12 +37,14 @@ EDGE = 1e-6
 class SoftLabels:
     """Where w comes from and what becomes of it; of the online method, each annotator's η.
 
-    reliability: η, [K], or None where w is the data's.
+    reliability: η, [K], or None where w is the data's. trace: η at each logged step.
     """
 
     def __init__(self, settings: TrainSettings, annotators: int) -> None:
         self.settings = settings
         self.reliability: Tensor | None = None
+        self.trace: list[tuple[int, list[float]]] = []
+        self._seen: list[tuple[Tensor, Tensor]] = []
         if settings.method == "online":
             self.reliability = torch.full((annotators,), settings.eta0)
 
@@ -48,12 +53,12 @@ class SoftLabels:
         logps: BatchLogps,
         weight: Tensor,
         annotator: Tensor | None,
-        gather: Callable[[Tensor], Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """What the labels change in the batch's loss, and w, [n].
+        gather: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, dict[str, float]]:
+        """What the labels change in the batch's loss, and what the log says of w.
 
-        Online, RE-PO's Algorithm 1: w of the policy and η as they are, then the η of who is in the
-        batch; `gather` joins the ranks' labels for that, and without it η stays.
+        `gather` joins the ranks' labels. Online, RE-PO's Algorithm 1: w of the policy and η as they
+        are. Rows without an annotator, those of an evaluation, keep the weight they bring.
         """
         settings = self.settings
         beta, gamma = settings.constants
@@ -61,12 +66,19 @@ class SoftLabels:
             eta = self.reliability = self.reliability.to(weight.device)
             margin = batch_margin(settings.loss, logps, beta, gamma)
             weight = confidence(margin, eta[annotator])
-            if gather:
-                seen = gather(annotator), gather(weight)
-                eta = updated_reliability(eta, *seen, settings.alpha)
-                self.reliability = eta.clamp(EDGE, 1 - EDGE)
+            self._seen.append((gather(annotator), gather(weight)))
         change = soft_label_change(settings.loss, settings.objective, logps, weight, beta, gamma)
-        return change, weight
+        of_all = gather(weight)
+        shown = torch.stack([of_all.mean(), (2 * of_all - 1).square().mean()]).tolist()
+        return change, dict(zip((WEIGHT, EFFECTIVE), shown, strict=True))
+
+    def end_step(self) -> None:
+        """Move the η of who was in the batch, which may have been accumulated in parts (Eq. 7)."""
+        if self.reliability is not None and self._seen:
+            annotator, weight = map(torch.cat, zip(*self._seen, strict=True))
+            eta = updated_reliability(self.reliability, annotator, weight, self.settings.alpha)
+            self.reliability = eta.clamp(EDGE, 1 - EDGE)
+            self._seen.clear()
 
 
 class Collator:
@@ -94,13 +106,27 @@ class _Recorded:
         return self.output
 
 
-class SoftDPOTrainer(DPOTrainer):
-    """`DPOTrainer` for `sigmoid` and `ipo` with soft labels and precomputed reference log-probs."""
+class _SoftTrainer:
+    """What both trainers share; first among the bases."""
 
     def __init__(self, *args: Any, soft_labels: SoftLabels, **options: Any) -> None:
         super().__init__(*args, **options)
         self.soft_labels = soft_labels
         self.data_collator = Collator(self.data_collator)
+
+    def training_step(self, *args: Any, **options: Any) -> Tensor:
+        """A batch's gradient; after the last batch of a step the annotators' η moves."""
+        loss = super().training_step(*args, **options)
+        if self.accelerator.sync_gradients:
+            self.soft_labels.end_step()
+        return loss
+
+    def _send_telemetry(self) -> None:
+        """TRL would tell the hub which kind of model is trained, and how."""
+
+
+class SoftDPOTrainer(_SoftTrainer, DPOTrainer):
+    """`DPOTrainer` for `sigmoid` and `ipo` with soft labels and precomputed reference log-probs."""
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -122,57 +148,50 @@ class SoftDPOTrainer(DPOTrainer):
         policy = seen.output.log_probs[:, -(mask.size(1) - 1) :].sum(dim=1).chunk(2)
         tokens = mask.sum(dim=1).chunk(2)
         reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
-        training = self.model.training
-        change, weight = self.soft_labels.change(
+        change, shown = self.soft_labels.change(
             BatchLogps(*policy, *reference, *tokens),
             inputs[WEIGHT],
             inputs.get(ANNOTATOR),
-            self.accelerator.gather if training else None,
+            self.accelerator.gather,
         )
-        shown = self.accelerator.gather(weight).mean().item()
-        self._metrics["train" if training else "eval"][WEIGHT].append(shown)
+        for name, value in shown.items():
+            self._metrics["train" if self.model.training else "eval"][name].append(value)
         return (found[0] + change, found[1]) if return_outputs else found + change
 
 
-class SoftCPOTrainer(CPOTrainer):
+class SoftCPOTrainer(_SoftTrainer, CPOTrainer):
     """`CPOTrainer` for `sigmoid` (CPO) and `simpo` with soft labels."""
 
-    def __init__(self, *args: Any, soft_labels: SoftLabels, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.soft_labels = soft_labels
-        self.data_collator = Collator(self.data_collator)
-        self._batch: deque[tuple[dict[str, Any], bool]] = deque(maxlen=1)
-        self._weight: Tensor | None = None
+    _batch: dict[str, Any]
+    _shown: dict[str, float]
 
     def get_batch_loss_metrics(
         self, model: Any, batch: dict[str, Any], train_eval: str = "train"
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of a batch and its metrics, among them the mean w."""
-        self._batch.append((batch, train_eval == "train"))
+        """The loss of a batch and its metrics, among them those of w."""
+        self._batch = batch  # for `cpo_loss`, which the parent calls
         loss, metrics = super().get_batch_loss_metrics(model, _without_labels(batch), train_eval)
-        weight = self.accelerator.gather_for_metrics(self._weight).mean().item()
-        metrics["eval_weight" if train_eval == "eval" else WEIGHT] = weight
-        return loss, metrics
+        prefix = "eval_" if train_eval == "eval" else ""
+        return loss, metrics | {f"{prefix}{name}": v for name, v in self._shown.items()}
 
     def cpo_loss(
         self, policy_chosen_logps: Tensor, policy_rejected_logps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The losses of the pairs, [n], and both rewards; see `CPOTrainer`."""
         losses, *rewards = super().cpo_loss(policy_chosen_logps, policy_rejected_logps)
-        batch, training = self._batch.pop()
+        batch = self._batch
         if self.loss_type == "simpo":  # these are means per token already
             tokens = [torch.ones_like(policy_chosen_logps)] * 2
         else:
             labels = batch["chosen_labels"], batch["rejected_labels"]
             tokens = [(label[:, 1:] != -100).sum(dim=1) for label in labels]
         logps = BatchLogps(policy_chosen_logps, policy_rejected_logps, None, None, *tokens)
-        change, weight = self.soft_labels.change(
+        change, self._shown = self.soft_labels.change(
             logps,
             batch[WEIGHT].to(losses.device),
             batch[ANNOTATOR].to(losses.device) if ANNOTATOR in batch else None,
-            self.accelerator.gather if training else None,
+            self.accelerator.gather,
         )
-        self._weight = weight
         return (losses + change, *rewards)
 
 

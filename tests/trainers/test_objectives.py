@@ -15,6 +15,8 @@ from denoise.trainers.objectives import (
     soft_label_change,
     updated_reliability,
 )
+from denoise.trainers.settings import TrainSettings
+from denoise.trainers.soft_labels import SoftLabels
 
 BETA = {"dpo": 0.1, "ipo": 0.3, "simpo": 2.0, "cpo": 0.2}
 GAMMA = 0.5
@@ -129,3 +131,28 @@ def test_the_online_steps_of_a_hand_worked_batch():
     torch.testing.assert_close(w, torch.tensor([0.9, 0.5, 0.960729]), rtol=1e-5, atol=0)
     eta = updated_reliability(eta, annotator, w, 0.1)
     torch.testing.assert_close(eta, torch.tensor([0.88, 0.9, 0.9060729]), rtol=1e-5, atol=0)
+
+
+def test_the_online_method_of_a_batch_in_two_parts():
+    """The batch above under DPO with β = 1, its third label in a part of its own.
+
+    The mean of (1−w)Δ is (0.1·0 + 0.5·(−2.197225))/2 = −0.549306 in the first part and
+    (1 − 0.9607297)·1 = 0.0392703 in the second; mean w is 0.7 and 0.960729, the mean of (2w − 1)²
+    (0.64 + 0)/2 = 0.32 and 0.9214594² = 0.849087. η moves at the end only, as by the whole batch.
+    """
+    settings = TrainSettings(method="online", beta=1.0)
+    soft_labels = SoftLabels(settings, 3)
+    margin, annotator = torch.tensor([0.0, -2.197225, 1.0]), torch.tensor([0, 0, 2])
+    expected = ((-0.549306, 0.7, 0.32), (0.0392703, 0.960729, 0.849087))
+    for part, (change, mean, effective) in zip((slice(2), slice(2, 3)), expected, strict=True):
+        zero, one = torch.zeros_like(margin[part]), torch.ones_like(margin[part])
+        logps = BatchLogps(margin[part], zero, zero, zero, one, one)
+        found, shown = soft_labels.change(logps, one, annotator[part], lambda tensor: tensor)
+        assert found.item() == pytest.approx(change, rel=1e-5)
+        assert shown == pytest.approx({"weight": mean, "effective_labels": effective}, rel=1e-5)
+        assert soft_labels.reliability.tolist() == pytest.approx([0.9] * 3)
+    soft_labels.end_step()
+    assert soft_labels.reliability.tolist() == pytest.approx([0.88, 0.9, 0.9060729], rel=1e-6)
+    before = soft_labels.reliability
+    soft_labels.end_step()
+    assert torch.equal(soft_labels.reliability, before)
