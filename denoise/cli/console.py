@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from denoise.plain import plain
@@ -10,6 +12,12 @@ from denoise.plain import plain
 def say(text: str) -> None:
     """Print one line to standard output, control and bidirectional characters stripped."""
     print(plain(text), flush=True)
+
+
+def let_the_first_process_speak() -> None:
+    """Silence the others that `accelerate launch` or torchrun starts beside it (RANK is theirs)."""
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as it runs
 
 
 def command(*words: object) -> str:

@@ -37,6 +37,10 @@ def train(
         Path | None,
         typer.Option(help="Its log-probs, from `denoise score --reference`; not computed again."),
     ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="What was scored, where that is not DATA itself."),
+    ] = None,
     online: Annotated[
         bool, typer.Option("--online", help="The paper's Algorithm 1: weights as training goes.")
     ] = False,
@@ -56,9 +60,18 @@ def train(
     max_steps: Annotated[int | None, typer.Option(help="Steps, in place of epochs.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a device and batch.")] = 8,
     gradient_accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    warmup: Annotated[float, typer.Option(help="Steps, or below 1 a share of all.")] = 0.0,
+    scheduler: Annotated[str, typer.Option(help="linear, cosine, constant …")] = "linear",
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt + response.")] = 1024,
-    lora_r: Annotated[int | None, typer.Option(help="Train an adapter of that rank.")] = None,
+    lora_r: Annotated[
+        int | None, typer.Option(help="Train an adapter of that rank, or MODEL's own further.")
+    ] = None,
     lora_alpha: Annotated[int | None, typer.Option(help="Its scale; twice the rank.")] = None,
+    lora_dropout: Annotated[float, typer.Option(help="Dropout in it.")] = 0.0,
+    lora_target: Annotated[
+        list[str], typer.Option(metavar="MODULE", help="What it adapts: all linear ones.")
+    ] = [],  # noqa: B006
     dtype: Annotated[
         str, typer.Option(help="auto (mixed precision on a GPU), float32 or bfloat16 weights.")
     ] = "auto",
@@ -71,7 +84,9 @@ def train(
             metavar="KEY=VALUE", help="Any other argument of TRL's DPOConfig or CPOConfig."
         ),
     ] = [],  # noqa: B006
-    save_steps: Annotated[int, typer.Option(help="Steps that a kill may cost.")] = 500,
+    save_steps: Annotated[
+        int | None, typer.Option(help="Steps that a kill may cost; a twentieth of all.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the order, and of an adapter's start.")] = 0,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
@@ -83,16 +98,19 @@ def train(
 ) -> None:
     """Train a policy on weighted pairs, with TRL."""
     from denoise import tables
-    from denoise.cli.console import next_step, say
+    from denoise.cli.console import let_the_first_process_speak, next_step, say
     from denoise.errors import naming_files, refuse
     from denoise.stages import train as stage
     from denoise.stages.evidence import join_scores
     from denoise.stages.training_rows import (
         check_reference_scores,
         labelled_rows,
+        of_pairs,
+        with_log_probs,
         with_reference,
     )
 
+    let_the_first_process_speak()
     tables.check_out(out, "train")
     methods = {"online": online or None, "smoothing": label_smoothing, "rdpo": rdpo}
     chosen = [name for name, value in methods.items() if value is not None]
@@ -113,9 +131,14 @@ def train(
         "max_steps": -1 if max_steps is None else max_steps,
         "batch_size": batch_size,
         "gradient_accumulation": gradient_accumulation,
+        "warmup": warmup,
+        "scheduler": scheduler,
+        "weight_decay": weight_decay,
         "max_length": max_length,
         "lora_r": lora_r,
         "lora_alpha": lora_alpha,
+        "lora_dropout": lora_dropout,
+        "lora_targets": tuple(lora_target),
         "dtype": dtype,
         "gradient_checkpointing": gradient_checkpointing,
         "save_steps": save_steps,
@@ -124,15 +147,20 @@ def train(
         "trainer_args": shared.key_values("--train-arg", train_arg),
     }
     settings = stage.TrainSettings(**options)  # before anything is read
+    if pairs and not scores:
+        refuse("--pairs means nothing without --scores", fix="leave it out")
     data = shared.load(source, map_, aspect, split, texts)
     on = shared.load(evaluation, (), "overall", None, None) if evaluation else None
     with naming_files(rows=source, votes=source, evaluation=evaluation, scores=scores):
         rows, notes = labelled_rows(data)
         if scores:
             logps, made = join_scores(scores)
-            pairs, _ = data.preferences()
-            check_reference_scores(logps, made, settings, pairs, reference or model)
-            rows = with_reference(rows, pairs, logps)
+            scored = shared.load(pairs, (), "overall", None, None) if pairs else data
+            table, _ = scored.preferences()
+            check_reference_scores(logps, made, settings, table, reference or model)
+            rows = with_reference(of_pairs(rows, table) if pairs else rows, table, logps)
+            rows, more = with_log_probs(rows)
+            notes += more
         done = stage.train(
             rows,
             model=model,
@@ -149,7 +177,7 @@ def train(
     if done.reliability is not None:
         print_reliability(done.reliability)
     if done.made_anew:
-        say(f"wrote {out}: trained on {len(rows):,} rows")
+        say(f"wrote {out}: trained on {len(rows) - len(done.skipped):,} rows")
     else:
         say(f"{out} is there already, from the same rows and settings")
     next_step("denoise", "score", "NEW_DATA", "--policy", out, "--out", "scores.parquet")
@@ -176,5 +204,5 @@ def print_reliability(reliability: pl.DataFrame) -> None:
 
     least = reliability.sort("reliability", "annotator_id").head(SHOWN).iter_rows()
     rows = [(name, percent(eta)) for name, eta in least]
-    title = f"Least reliable of {len(reliability):,} annotators at the end"
+    title = f"Least reliable of {len(reliability):,}"  # no wider than the table
     table(title, ("annotator", ">reliability"), rows)

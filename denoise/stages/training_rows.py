@@ -82,6 +82,26 @@ def trainable(
     return rows.filter(~lost), left_out, tuple(notes)
 
 
+def of_pairs(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the `pair_id` of the pair that has their prompt and both their responses.
+
+    Raises:
+        InputError: there is none for a row.
+    """
+    keys = (_key(*pair) for pair in pairs.select("prompt", "response_a", "response_b").iter_rows())
+    known = dict(zip(keys, pairs["pair_id"].cast(pl.String), strict=True))
+    found = [known.get(_key(*row)) for row in rows.select("prompt", "chosen", "rejected").rows()]
+    if None in found:
+        problem = f"{found.count(None):,} row(s) are of no pair of --pairs"
+        refuse(problem, file="rows", row=found.index(None), fix="give the data that were scored")
+    return rows.with_columns(pair_id=pl.Series(found, dtype=pl.String))
+
+
+def _key(prompt: object, one: object, other: object) -> bytes:
+    """The same in either order of the responses."""
+    return schema.digest(schema.canonical(prompt), *sorted(map(schema.canonical, (one, other))))
+
+
 def with_reference(rows: pl.DataFrame, pairs: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     """The rows with `ref_chosen_logps` and `ref_rejected_logps`, in nats, null where not known.
 
@@ -106,6 +126,20 @@ def with_reference(rows: pl.DataFrame, pairs: pl.DataFrame, scores: pl.DataFrame
     )
 
 
+def with_log_probs(rows: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The rows whose reference log-probs are known, and a note on the others.
+
+    Raises:
+        InputError: there are none.
+    """
+    known = rows.filter(pl.all_horizontal(pl.col(REFERENCE).is_not_null()))
+    if known.is_empty():
+        refuse("no row has reference log-probs", file="scores", fix="score these pairs")
+    lost = len(rows) - len(known)
+    note = f"{lost:,} row(s) not trained on: their pair has no reference log-probs"
+    return known, (note,) if lost else ()
+
+
 def check_reference_scores(
     scores: pl.DataFrame,
     made: Provenance | None,
@@ -115,7 +149,8 @@ def check_reference_scores(
 ) -> None:
     """Refuse reference log-probs of other tokens, texts or weights than this training's.
 
-    A user's own table, which has no provenance, is taken at its word.
+    A pair without any is refused unless it was scored as TRL cuts: then it does not fit. A user's
+    own table, which has no provenance, is taken at its word.
 
     Raises:
         InputError: they do not fit, or the loss has no reference.
@@ -128,7 +163,8 @@ def check_reference_scores(
     without = ~pairs["pair_id"].cast(pl.String).is_in(known)
     faults = []
     again = "score again with --reference and --truncate keep-start"
-    if without.any():
+    as_trl_cuts = made is not None and made.settings.get("truncate") == "keep-start"
+    if without.any() and not as_trl_cuts:
         problem = f"{without.sum():,} pair(s) have no reference log-probs there"
         faults.append(
             Fault(problem, "scores", found=pairs["pair_id"][without.arg_true()[0]], fix=again)
@@ -146,6 +182,10 @@ def check_reference_scores(
             for name, value in wanted.items()
             if made.settings.get(name) != value
         ]
+        if made.inputs.get("pairs") != schema.pairs_hash(pairs):
+            # By pair_id they might seem to fit, and a and b be the other way round.
+            fix = "give --pairs, the data that were scored"
+            faults.append(Fault("made for other pairs than these", "scores", fix=fix))
         if made.inputs.get("reference") != resolve(reference).identity:
             fix = "give --reference as for `denoise score`"
             faults.append(Fault(f"made with another reference than {reference}", "scores", fix=fix))

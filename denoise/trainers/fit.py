@@ -14,6 +14,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from denoise import tables
 from denoise.errors import Fault, RunError, raise_any, refuse
 from denoise.plain import plain
 from denoise.progress import training_progress
@@ -79,8 +80,8 @@ def fit(
     try:
         trainer = _trainer(
             settings,
-            Dataset.from_polars(rows),
-            None if evaluation is None else Dataset.from_polars(evaluation),
+            rows,
+            evaluation,
             model=_policy(model, settings),
             reference=None if reference is None else _loaded(reference, settings),
             tokenizer=tokenizer,
@@ -119,8 +120,8 @@ def fit(
 
 def _trainer(
     settings: TrainSettings,
-    rows: Dataset,
-    evaluation: Dataset | None,
+    rows: pl.DataFrame,
+    evaluation: pl.DataFrame | None,
     *,
     model: Any,
     reference: Any,
@@ -155,32 +156,51 @@ def _trainer(
         "logging_steps": 0.05,
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Unless told, several processes on the CPU would each train alone.
+        "use_cpu": not torch.accelerator.is_available(),
         "report_to": "none",
         "disable_tqdm": True,
         "disable_dropout": not settings.lora_dropout,  # TRL's would be the adapter's as well
         **({} if settings.learning_rate is None else {"learning_rate": settings.learning_rate}),
         **settings.trainer_args,
     }
+    if settings.in_dpo_trainer:
+        loss_type = {"dpo": "sigmoid", "ipo": "ipo"}[settings.loss]
+        config = DPOConfig(loss_type=loss_type, precompute_ref_log_probs=True, **arguments)
+    else:
+        of_loss = {"simpo": {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": gamma}}
+        given = of_loss.get(settings.loss, {"loss_type": "sigmoid"}) | arguments
+        config = CPOConfig(remove_unused_columns=False, **given)
     common = {
+        "args": config,
         "model": model,
-        "train_dataset": rows,
-        "eval_dataset": evaluation,
+        "train_dataset": _on_disk(rows, work / "rows.parquet", config),
+        "eval_dataset": None
+        if evaluation is None
+        else _on_disk(evaluation, work / "evaluation.parquet", config),
         "processing_class": tokenizer,
         "peft_config": None if is_peft_model(model) else _lora(settings),
         "soft_labels": soft_labels,
         "callbacks": [watcher],
     }
     if settings.in_dpo_trainer:
-        loss_type = {"dpo": "sigmoid", "ipo": "ipo"}[settings.loss]
-        config = DPOConfig(loss_type=loss_type, precompute_ref_log_probs=True, **arguments)
-        trainer = SoftDPOTrainer(ref_model=reference, args=config, **common)
+        trainer = SoftDPOTrainer(ref_model=reference, **common)
     else:
-        of_loss = {"simpo": {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": gamma}}
-        given = of_loss.get(settings.loss, {"loss_type": "sigmoid"}) | arguments
-        config = CPOConfig(remove_unused_columns=False, **given)
-        trainer = SoftCPOTrainer(args=config, **common)
+        trainer = SoftCPOTrainer(**common)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _on_disk(rows: pl.DataFrame, file: Path, config: Any) -> Dataset:
+    """The rows in a file that all processes share, and TRL's cache of reference log-probs with it.
+
+    A continued training finds both there.
+    """
+    with config.main_process_first(local=False):
+        if not file.exists():
+            with tables.atomic_path(file) as path:
+                rows.write_parquet(path)
+        return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "cache"))
 
 
 def _policy(source: ModelSource, settings: TrainSettings) -> Any:
@@ -304,8 +324,6 @@ class _Watcher(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole."""
         if state.is_world_process_zero:
-            from denoise import tables
-
             eta = self.soft_labels.reliability
             directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             kept = {

@@ -154,6 +154,31 @@ def test_killed_and_continued_it_ends_with_the_same_bits(method, policy_dir, tmp
         assert done.reliability.equals(whole.reliability)
 
 
+def test_two_processes_train_as_one_with_the_whole_batch(policy_dir, tmp_path):
+    """Each takes half of the step's rows; the gradient is the mean, η sees all of them."""
+    options = {"learning_rate": 1e-3, "method": "online"}
+    whole = train(rows(), model=str(policy_dir), out=tmp_path / "whole", batch_size=8, **options)
+    rows().write_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "halves.py").write_text(
+        "import polars as pl; from pathlib import Path; from denoise import train\n"
+        f"train(pl.read_parquet({str(tmp_path / 'rows.parquet')!r}), model={str(policy_dir)!r}, "
+        f"out=Path({str(tmp_path / 'halves')!r}), batch_size=4, **{options!r})"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    address = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    done = subprocess.run(
+        [*launch, *address, str(tmp_path / "halves.py")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert tables.read_manifest(tmp_path / "halves").settings["processes"] == 2
+    one, other = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "halves"))
+    for name in one:
+        assert (one[name] - other[name]).abs().max() < 1e-4
+    eta = pl.read_parquet(tmp_path / "halves" / "reliability.parquet")["reliability"]
+    assert eta.to_list() == pytest.approx(whole.reliability["reliability"].to_list(), rel=1e-5)
+    assert not (tmp_path / "halves.parts").exists()
+
+
 def test_unfinished_work_of_another_training_is_refused(policy_dir, tmp_path):
     work = tmp_path / "p.parts"
     (work / "checkpoint-5").mkdir(parents=True)
@@ -202,12 +227,14 @@ def test_reference_log_probs_go_to_the_side_that_was_chosen():
 def test_scores_of_other_tokens_or_another_reference_are_refused(policy_dir, reference_dir):
     data = make(4)
     found = score(data, policy=str(policy_dir), reference=str(reference_dir), tokenize="trl-cpo")
+    turned = data.pairs.rename({"response_a": "response_b", "response_b": "response_a"})
     with pytest.raises(InputError) as error:
         check_reference_scores(
-            found.scores, found.provenance, TrainSettings(), data.pairs, str(policy_dir)
+            found.scores, found.provenance, TrainSettings(), turned, str(policy_dir)
         )
     assert "tokenize trl-cpo, the training has trl-dpo" in str(error.value)
     assert "another reference" in str(error.value)
+    assert "made for other pairs than these; give --pairs" in str(error.value)
     some = found.scores.head(2)
     with pytest.raises(InputError, match=r"2 pair.s. have no reference log-probs"):
         check_reference_scores(some, None, TrainSettings(), data.pairs, str(policy_dir))
