@@ -161,6 +161,8 @@ def train(
             rows = with_reference(of_pairs(rows, table) if pairs else rows, table, logps)
             rows, more = with_log_probs(rows)
             notes += more
+        for note in notes:
+            say(note)
         done = stage.train(
             rows,
             model=model,
@@ -171,8 +173,6 @@ def train(
             progress=True,
             **options,
         )
-    for note in (*notes, *done.notes):
-        say(note)
     print_log(done.log)
     if done.reliability is not None:
         print_reliability(done.reliability)

@@ -102,11 +102,14 @@ def train(
             "model": source.identity,
             **({"reference": of_reference.identity} if of_reference else {}),
             **({} if evaluation is None else {"evaluation": tables.frame_hash(evaluation)}),
+            **_files(settings),
         },
         settings.of_the_policy() | _processes(),
     )
     earlier = tables.read_manifest(out)
     if earlier is not None and earlier.run_id == made.run_id:
+        for note in notes:
+            announce(note)
         return _read(out, made, notes)
     work = out.with_name(f"{out.name}.parts")
     if _first():
@@ -118,6 +121,8 @@ def train(
     if evaluation is not None:
         evaluation, _, of_evaluation = trainable(evaluation, tokenizer, settings, "evaluation")
         more += tuple(f"evaluation: {note}" for note in of_evaluation)
+    for note in (*notes, *more):
+        announce(note)
     names = rows["annotator_id"].unique().sort() if settings.method == "online" else None
     from denoise.trainers.fit import fit
 
@@ -166,6 +171,12 @@ def _read(out: Path, made: Provenance, notes: tuple[str, ...]) -> Trained:
 def _first() -> bool:
     """Whether this is the only process, or the first of several (RANK is torchrun's)."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _files(settings: TrainSettings) -> dict[str, str]:
+    """Hashes of the files that further arguments name, DeepSpeed's configuration for instance."""
+    given = {name: v for name, v in settings.trainer_args.items() if isinstance(v, str)}
+    return {name: tables.file_hash(Path(v)) for name, v in given.items() if Path(v).is_file()}
 
 
 def _processes() -> dict[str, int]:

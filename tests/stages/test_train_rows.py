@@ -51,8 +51,9 @@ def test_a_prompt_that_fills_the_length_is_left_out_and_named(loss, policy_dir, 
 def test_responses_that_are_cut_are_counted(policy_dir, tmp_path):
     long = rows().with_columns(chosen=pl.lit("a horse " * 100))
     options = {**OPTIONS, "max_length": 200}
-    done = train(long, model=str(policy_dir), out=tmp_path / "p", **options)
-    assert done.notes == ("8 row(s) are cut at 200 tokens; --max-length N raises that",)
+    said: list[str] = []
+    train(long, model=str(policy_dir), out=tmp_path / "p", announce=said.append, **options)
+    assert said == ["8 row(s) are cut at 200 tokens; --max-length N raises that"]
 
 
 def test_an_evaluation_has_its_own_reference_where_only_the_rows_bring_log_probs(
