@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +50,23 @@ class Fitted(NamedTuple):
     writes: bool
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep to themselves what TRL, PEFT and transformers have to say to programmers."""
+    loggers = [logging.getLogger(name) for name in ("trl", "transformers")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@_without_advice()
 def fit(
     rows: pl.DataFrame,
     settings: TrainSettings,
@@ -240,8 +261,9 @@ def _loaded(source: ModelSource, settings: TrainSettings) -> Any:
     dtype = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16"}[settings.dtype]
     model = load_model(source, dtype, "cpu", settings.trust_remote_code)
     if source.gguf or (source.base and source.base.gguf):
-        # Its weights are plain by now; a configuration that calls them quantised would be believed.
+        # Its weights are plain by now; whatever calls them quantised would be believed.
         del model.config.quantization_config
+        model.is_quantized, model.hf_quantizer = False, None
     return model.requires_grad_(True)
 
 
