@@ -40,7 +40,7 @@ TRAINING = {
     "learning_rate": 1e-3,
     "epochs": 2,
     "batch_size": 32,
-    "trainer_args": {"warmup_steps": 0.1},
+    "warmup": 0.1,
 }
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4)
 OTHER_LOSSES = ("ipo", "simpo", "cpo")

@@ -54,8 +54,8 @@ def demo(
         shared.app([str(word) for word in words], prog_name="denoise", standalone_mode=False)
     print_against_truth(data, em, quickstart)
     say(
-        "\nThat policy was trained on other labels. Rounds need none: from the reference alone they "
-        "train policies on these labels, and each is asked about prompts it has not seen."
+        "\nThat policy was trained on other labels. Rounds train their own on these, from the "
+        "reference, and ask each about prompts that it has not seen."
     )
     gold = out / "gold.jsonl"
     write_gold(quickstart, gold)

@@ -56,6 +56,11 @@ def run(
     max_steps: Annotated[int | None, typer.Option(help="Steps, in place of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows a device and step.")] = None,
     gradient_accumulation: Annotated[int | None, typer.Option(help="Batches a step.")] = None,
+    warmup: Annotated[float | None, typer.Option(help="Steps, or below 1 a share.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="linear, cosine, constant …")] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more work.")
+    ] = False,
     max_length: Annotated[int | None, typer.Option(help="Tokens of prompt + response.")] = None,
     lora_r: Annotated[int | None, typer.Option(help="Train an adapter of that rank.")] = None,
     train_arg: Annotated[
@@ -131,6 +136,9 @@ def run(
         "max_steps": max_steps,
         "batch_size": batch_size,
         "gradient_accumulation": gradient_accumulation,
+        "warmup": warmup,
+        "scheduler": scheduler,
+        "gradient_checkpointing": gradient_checkpointing,
         "max_length": max_length,
         "lora_r": lora_r,
         "trainer_args": shared.key_values("--train-arg", train_arg) or None,

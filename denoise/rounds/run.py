@@ -206,7 +206,10 @@ def _open(
         logps = pl.read_parquet(out / "reference.parquet", glob=False).select(
             "pair_id", ref_a_logps="policy_a_logps", ref_b_logps="policy_b_logps"
         )
-    gold = holdout.preferences()[0]["prompt"] if holdout else ()
+    gold = frozenset(map(first_turn, holdout.preferences()[0]["prompt"] if holdout else ()))
+    if gold >= set(map(first_turn, pairs["prompt"])):
+        fix = "hold out some of them"
+        refuse("every prompt of the data is in the held-out data", file="holdout", fix=fix)
     return _Job(
         data=data,
         pairs=pairs,
@@ -217,7 +220,7 @@ def _open(
         settings=settings,
         trainer=trainer,
         reference=logps,
-        held_out=frozenset(map(first_turn, gold)),
+        held_out=gold,
         announce=announce,
         watcher=watcher,
         progress=progress,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from denoise.errors import RunError
-from denoise.scorers.models import ModelSource
+from denoise.scorers.models import ModelSource, call_plain
 
 Load = Callable[[ModelSource, str, str, bool], Any]
 
@@ -56,10 +56,7 @@ def readable_checkpoint(
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             model = load(source, dtype, "cpu", trust_remote_code)
-            if source.gguf or (source.base and source.base.gguf):
-                # Its weights are plain by now, and a configuration that calls them quantised would
-                # be believed.
-                del model.config.quantization_config
+            call_plain(model, source)
             try:
                 model.save_pretrained(directory)
             except (OSError, SafetensorError) as error:  # the latter where the disk is full

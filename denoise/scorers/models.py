@@ -165,6 +165,16 @@ def load_model(source: ModelSource, dtype: str, device: str, trust_remote_code: 
     return model
 
 
+def call_plain(model: Any, source: ModelSource) -> None:
+    """Let a model from a `.gguf` file be saved: its weights are plain once they are loaded.
+
+    Whatever still calls them quantised would be believed, by transformers and by who reads them.
+    """
+    if source.gguf or (source.base and source.base.gguf):
+        del model.config.quantization_config
+        model.is_quantized, model.hf_quantizer = False, None
+
+
 def load_reward_model(source: ModelSource, dtype: str, device: str, trust_remote_code: bool) -> Any:
     """The sequence classification model with one label, in evaluation mode, an adapter merged.
 

@@ -22,7 +22,7 @@ from denoise import tables
 from denoise.errors import Fault, RunError, raise_any, refuse
 from denoise.plain import plain
 from denoise.progress import training_progress
-from denoise.scorers.models import ModelSource, load_model, load_tokenizer
+from denoise.scorers.models import ModelSource, call_plain, load_model, load_tokenizer
 from denoise.trainers.settings import TrainSettings
 from denoise.trainers.soft_labels import SoftCPOTrainer, SoftDPOTrainer, SoftLabels
 
@@ -260,10 +260,7 @@ def model_name(source: ModelSource) -> str:
 def _loaded(source: ModelSource, settings: TrainSettings) -> Any:
     dtype = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16"}[settings.dtype]
     model = load_model(source, dtype, "cpu", settings.trust_remote_code)
-    if source.gguf or (source.base and source.base.gguf):
-        # Its weights are plain by now; whatever calls them quantised would be believed.
-        del model.config.quantization_config
-        model.is_quantized, model.hf_quantizer = False, None
+    call_plain(model, source)
     return model.requires_grad_(True)
 
 

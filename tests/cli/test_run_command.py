@@ -1,0 +1,153 @@
+"""`denoise run` as a user types it: a configuration file, and what is typed beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from denoise.cli.app import app
+from denoise.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+ROUNDS = ROOT / "tests" / "rounds"
+
+
+def parsed(*words: object) -> dict[str, object]:
+    """The command's options as it gets them."""
+    command = typer.main.get_command(app).commands["run"]
+    return command.make_context("run", [str(word) for word in words]).params
+
+
+def config(folder: Path, text: str) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_file_sets_the_options_and_what_is_typed_wins(tmp_path):
+    file = config(
+        tmp_path,
+        "data: labels.jsonl\nmodel: some/model\nlearning_rate: 1e-6\nfolds: 5\nwarm_start: false\n"
+        "train_arg:\n  report_to: none\n  optim: adafactor\nholdout:\n",
+    )
+    found = parsed(file, "--folds", 4)
+    assert found["source"] == "labels.jsonl"
+    assert found["model"] == "some/model"
+    assert found["learning_rate"] == 1e-6  # which YAML reads as text
+    assert found["folds"] == 4
+    assert found["warm_start"] is False
+    assert found["rounds"] == 3
+    assert list(found["train_arg"]) == ["report_to=none", "optim=adafactor"]
+    assert found["holdout"] is None
+
+
+def test_every_unknown_key_is_named_with_what_was_meant(tmp_path):
+    file = config(tmp_path, "data: x.jsonl\nlearning-rate: 1\nround: 3\n")
+    with pytest.raises(InputError) as error:
+        parsed(file)
+    assert "found 'learning-rate'; learning_rate is meant?" in str(error.value)
+    assert "found 'round'; rounds is meant?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: some/model\n", "names no data"),
+        ("- a\n- b\n", "is no mapping"),
+        ("data: [1\nmodel: x", r"line \d: is not YAML"),
+        ("allow_commands: true\ndata: x\n", "no such option"),
+    ],
+)
+def test_a_broken_file_is_refused(text, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        parsed(config(tmp_path, text))
+    with pytest.raises(InputError, match="cannot be read"):
+        parsed(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "pipelines" / "paper").glob("*.yaml")), ids=str)
+def test_the_papers_configurations_are_whole(file):
+    found = parsed(file)
+    assert found["eta0"] == 0.9
+    assert found["loss"] == "simpo"
+    assert 0 < found["learning_rate"] < 1e-5
+    assert "/" in found["source"] and "/" in found["model"]
+
+
+def typed(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "denoise", "run", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def labels(tmp_path, monkeypatch) -> Path:
+    monkeypatch.syspath_prepend(str(ROUNDS))
+    from run_cases import labelled, rows_of
+
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows_of(labelled(12))))
+    return file
+
+
+def test_a_files_command_needs_a_word_by_hand(labels, policy_dir, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROUNDS))
+    from run_cases import COMMAND
+
+    file = config(
+        tmp_path,
+        f"data: {labels}\nmodel: {policy_dir}\nout: run\nrounds: 1\nholdout: {labels}\n"
+        f"train_command: {json.dumps(COMMAND)}\n",
+    )
+    refused = typed(file, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "sets train_command" in refused.stderr
+    assert "--allow-commands" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    every_prompt = typed(file, "--allow-commands", cwd=tmp_path)
+    assert every_prompt.returncode == 2
+    assert "every prompt of the data is in the held-out data" in every_prompt.stderr
+    (tmp_path / "gold.jsonl").write_text("".join(labels.read_text().splitlines(True)[:3]))
+    done = typed(file, "--allow-commands", "--holdout", "gold.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    assert "round 1, " in said
+    assert "on 3 held-out pairs: plain training" in said
+    assert "next: denoise score NEW_DATA --policy run/policy" in said
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "3 trusted pairs" in page
+
+
+def test_one_fold_is_warned_of(labels, policy_dir, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROUNDS))
+    from run_cases import COMMAND
+
+    done = typed(
+        labels,
+        "--model",
+        policy_dir,
+        "--folds",
+        1,
+        "--rounds",
+        1,
+        "--train-command",
+        COMMAND,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a model confirms its own memory" in done.stdout
+    assert "One fold:" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_model_is_asked_for(labels, tmp_path):
+    done = typed(labels, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no model to start from; give --model" in done.stderr
