@@ -53,8 +53,9 @@ def demo(
         print(f"\n$ {command('denoise', *words)}", flush=True)
         shared.app([str(word) for word in words], prog_name="denoise", standalone_mode=False)
     print_against_truth(data, em, quickstart)
+    print()
     say(
-        "\nThat policy was trained on other labels. Rounds train their own on these, from the "
+        "That policy was trained on other labels. Rounds train their own on these, from the "
         "reference, and ask each about prompts that it has not seen."
     )
     gold = out / "gold.jsonl"

@@ -36,10 +36,22 @@ def from_wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "demo", done.stdout
 
 
-def test_the_demo_goes_through_all_four_commands(from_wheel):
+def test_the_demo_goes_through_the_commands(from_wheel):
     _, said = from_wheel
-    for command in ("import", "score", "em", "export"):
+    for command in ("import", "score", "em", "export", "run"):
         assert f"$ denoise {command} " in said
+
+
+def test_the_demos_rounds_find_the_wrong_labels_too(from_wheel, quickstart):
+    """From a reference that knows nothing of the task, on the labels alone."""
+    demo, said = from_wheel
+    planted = pl.read_parquet(quickstart / "annotators_truth.parquet")
+    found = pl.read_parquet(demo / "run" / "round-2" / "em" / "annotators.parquet")
+    both = found.join(planted, on="annotator_id", suffix="_planted")
+    error = ((both["reliability"] - both["reliability_planted"]) ** 2).mean() ** 0.5
+    assert error < 0.1
+    assert "on 500 held-out pairs: plain training" in said
+    assert "500 trusted pairs" in (demo / "run" / "report.html").read_text()
 
 
 def test_the_demo_recovers_what_was_planted(from_wheel, quickstart):
