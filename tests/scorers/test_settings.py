@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from denoise.cli.score import _engine_args
+from denoise.cli.app import key_values
 from denoise.errors import InputError
 from denoise.scorers.backends import settle
 from denoise.scorers.settings import ScoreSettings
@@ -34,12 +34,12 @@ def test_a_run_may_be_continued_with_other_engine_arguments_for_memory_and_speed
 
 
 def test_engine_arguments_are_json_or_text():
-    given = _engine_args(["max-num-seqs=4", "quantization=awq", 'hf_overrides={"a": true}'])
+    given = key_values("--engine-arg", ["max-num-seqs=4", "quantization=awq", 'hf_overrides={"a": true}'])
     assert given == {"max_num_seqs": 4, "quantization": "awq", "hf_overrides": {"a": True}}
     with pytest.raises(InputError, match="--engine-arg is not KEY=VALUE, found 'seed'"):
-        _engine_args(["seed"])
+        key_values("--engine-arg", ["seed"])
     with pytest.raises(InputError, match="--engine-arg max_num_seqs is given twice"):
-        _engine_args(["max-num-seqs=4", "max_num_seqs=8"])
+        key_values("--engine-arg", ["max-num-seqs=4", "max_num_seqs=8"])
 
 
 def test_an_engine_argument_does_not_contradict_an_option():
