@@ -34,7 +34,8 @@ def test_a_run_may_be_continued_with_other_engine_arguments_for_memory_and_speed
 
 
 def test_engine_arguments_are_json_or_text():
-    given = key_values("--engine-arg", ["max-num-seqs=4", "quantization=awq", 'hf_overrides={"a": true}'])
+    words = ["max-num-seqs=4", "quantization=awq", 'hf_overrides={"a": true}']
+    given = key_values("--engine-arg", words)
     assert given == {"max_num_seqs": 4, "quantization": "awq", "hf_overrides": {"a": True}}
     with pytest.raises(InputError, match="--engine-arg is not KEY=VALUE, found 'seed'"):
         key_values("--engine-arg", ["seed"])
