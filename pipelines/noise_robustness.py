@@ -53,7 +53,8 @@ METHODS = {
     "rdpo": "rDPO, told the true share of wrong labels",
     "online": "RE-PO's Algorithm 1",
     "in-sample": "two stages: weights from a policy that was trained on the same labels",
-    "rounds": "`denoise run`: cross-fitted rounds",
+    "cold rounds": "`denoise run --no-warm-start`: the last training is as long as plain training",
+    "rounds": "`denoise run`: folds go on from round to round, and the last policy from their mean",
 }
 ACCURACY = Column("accuracy", "Accuracy on held-out clean pairs")
 ERROR = Column("reliability_error", "Error of the reliabilities (RMSE over annotators)")
@@ -129,6 +130,8 @@ def planned(given: Given) -> Iterator[Case]:
                     if noise == 0 and method in ("true labels", "smoothing", "rdpo"):
                         continue  # they are plain training
                     weighted = method in ("online", "in-sample", "rounds")
+                    if method == "cold rounds" and loss != "dpo":
+                        continue
                     for objective in ("mixture", "gibbs"):
                         if objective == "mixture" or (weighted and loss != "dpo"):
                             yield Case(loss, objective, noise, method, seed)
@@ -148,11 +151,11 @@ def measure(case: Case, base: Path, work: Path, given: Given) -> dict[str, Any]:
     options = {"loss": case.loss, "objective": case.objective, **TRAINING, "epochs": given.epochs}
     started = time.monotonic()
     reliability = None
-    if case.method in ("in-sample", "rounds"):
-        cross = case.method == "rounds"
-        shape = (
-            {"folds": given.folds, "rounds": given.rounds} if cross else {"folds": 1, "rounds": 1}
-        )
+    if case.method in ("in-sample", "cold rounds", "rounds"):
+        shape: dict[str, Any] = {"folds": given.folds, "rounds": given.rounds}
+        if case.method == "in-sample":
+            shape = {"folds": 1, "rounds": 1}
+        shape["warm_start"] = case.method == "rounds"
         data = import_data(here.rows)
         policy = run(
             data, model=str(base), out=work / "run", tolerance=0.0, **shape, **options

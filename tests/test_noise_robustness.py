@@ -79,13 +79,13 @@ def test_finished_cases_are_not_done_again_and_the_last_call_writes_the_table(
     monkeypatch.setattr(sys, "argv", words)
     given = benchmark._given()
     cases = list(benchmark.planned(given))
-    assert len(cases) == 2 * (4 + 7)
+    assert len(cases) == 2 * (5 + 8)
     lines = [
         {**case._asdict(), "accuracy": 0.6 + 0.05 * i % 0.3, "seconds": 1.0}
         for i, case in enumerate(cases)
     ]
     for line in lines:
-        if line["method"] in ("online", "in-sample", "rounds"):
+        if line["method"] in ("online", "in-sample", "cold rounds", "rounds"):
             line["reliability_error"] = 0.05
     results = tmp_path / "noise_robustness.jsonl"
     results.write_text("".join(json.dumps(line) + "\n" for line in lines))
