@@ -1,7 +1,7 @@
 """The mean of several policies' weights, as one policy.
 
-Policies that were fine-tuned from one model lie in one basin of the loss, and the mean of their
-weights is as good as the best of them or better (Wortsman et al., arXiv 2203.05482).
+Policies that were fine-tuned from one model can be averaged (Wortsman et al., arXiv 2203.05482).
+The mean is where the last training starts; by itself it may be worse than the best of them.
 """
 
 from __future__ import annotations

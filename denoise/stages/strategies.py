@@ -68,7 +68,7 @@ def for_reward_model(result: Export) -> Export:
     """The export with `reward_margin` = 2w − 1: by how much r(chosen) should exceed r(rejected).
 
     Reward trainers that read a margin m fit −log σ(r(chosen) − r(rejected) − m) (Touvron et al.,
-    arXiv 2307.09288, Eq. 2, whose margins by strength of preference are as well between 0 and 1).
+    arXiv 2307.09288). The scale, 0 to 1, is a choice of ours.
     Rows with w < ½ are turned round first, so that no margin is negative.
     """
     frame = turned(result.frame, result.frame["weight"] < 0.5)

@@ -69,7 +69,7 @@ class TrainSettings:
     method: where w comes from. "weighted": the column `weight`. "online": RE-PO's Algorithm 1, from
     the policy as it is, η starting at `eta0` and moving by `alpha` (Eq. 7). "smoothing":
     1 − `flip_rate` for all (cDPO). "rdpo": (1 − ε)/(1 − 2ε), ε being `flip_rate` (Chowdhury et al.,
-    arXiv 2403.00409, Eq. 12), which is more than 1.
+    arXiv 2403.00409), which is more than 1.
 
     epochs, or `max_steps`, of batches of `batch_size` rows a device, `gradient_accumulation` of
     them a step; `warmup` is a number of steps, or below 1 a share of all. `lora_r` trains an
