@@ -79,7 +79,7 @@ def test_finished_cases_are_not_done_again_and_the_last_call_writes_the_table(
     monkeypatch.setattr(sys, "argv", words)
     given = benchmark._given()
     cases = list(benchmark.planned(given))
-    assert len(cases) == 2 * (5 + 8)
+    assert len(cases) == 2 * (4 + 9)
     lines = [
         {**case._asdict(), "accuracy": 0.6 + 0.05 * i % 0.3, "seconds": 1.0}
         for i, case in enumerate(cases)
