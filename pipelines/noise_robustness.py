@@ -131,11 +131,11 @@ def main() -> None:
 
 def planned(given: Given) -> Iterator[Case]:
     """The cases, seed by seed, so that an unfinished table has whole seeds."""
-    for seed in given.seeds:
-        for loss in given.losses:
+    for loss in given.losses:
+        noises = given.noises if loss == "dpo" else (OTHER_NOISE,)
+        for seed in given.seeds:
             if loss != "dpo" and seed >= OTHER_SEEDS:
                 continue
-            noises = given.noises if loss == "dpo" else (OTHER_NOISE,)
             for noise in noises:
                 for method in METHODS:
                     if noise == 0 and method in ("true labels", "smoothing", "rdpo"):
