@@ -274,11 +274,12 @@ def write(
     body: Sequence[str],
     table: pl.DataFrame,
     panels: Sequence[Panel],
+    spread: str = "Mean ± standard error over seeds.",
 ) -> None:
     """Write NAME.md, NAME.csv and NAME.svg, and say where.
 
     `reading` says what the figures show, `body` is the tables in Markdown with what belongs to
-    them, `table` all the figures.
+    them, `table` all the figures; `spread` says what stands behind ± and whiskers.
     """
     given.out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", f"pipelines/{Path(sys.argv[0]).name}", *sys.argv[1:]])
@@ -289,7 +290,7 @@ def write(
         f"![{title}]({name}.svg)",
         *body,
         *(["Modes: " + "; ".join(f"`{m}` {MEANINGS[m]}" for m in modes) + "."] if modes else []),
-        f"Mean ± standard error over seeds. All figures: [{name}.csv]({name}.csv).",
+        f"{spread} All figures: [{name}.csv]({name}.csv).",
         f"`{command}`, {len(given.seeds)} seeds, {datetime.now(UTC):%Y-%m-%d}; denoise "
         f"{denoise.__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
         f"numba {numba.__version__}, polars {pl.__version__}.",

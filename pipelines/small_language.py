@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pretraining import SPECIAL, save_pretrained
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from tokenizers import Tokenizer
 
 TOPICS, WORDS, COMMON = 6, 20, 40
 PROMPT_WORDS, RESPONSE_WORDS = 4, 10
@@ -25,7 +26,7 @@ ON_TOPIC, GAP = 1.0, 1.0
 N_WORDS = TOPICS * WORDS + COMMON
 QUALITY = np.random.default_rng(5).normal(0.0, 1.0, N_WORDS)
 
-PRETRAINING_PAIRS, PRETRAINING_BATCH, PRETRAINING_RATE = 8_000, 64, 3e-3
+PRETRAINING_PAIRS = 8_000
 SYLLABLES = [c + v for c in "bdfgklmnprst" for v in "aeiou"]
 
 
@@ -89,10 +90,9 @@ def save_base_model(directory: Path, seed: int = 0) -> Path:
     Half a million parameters, trained on better and worse responses alike.
     """
     if not (directory / "model.safetensors").is_file():
-        tokenizer = _tokenizer()
-        model = _pretrained(tokenizer, seed)
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+        pairs = draw_pairs(PRETRAINING_PAIRS, seed=99, gap=0.0)
+        examples = [(p, r) for p, b, w in pairs.iter_rows() for r in (b, w)]
+        save_pretrained(_tokenizer(), examples, directory, seed=seed, positions=64)
     return directory
 
 
@@ -108,63 +108,12 @@ def _worth(topic: int, words: NDArray[np.int64]) -> float:
     return float(QUALITY[words].sum() + ON_TOPIC * (words // WORDS == topic).sum())
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer() -> Tokenizer:
     """One token a word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
-    special = ["<s>", "</s>", "<pad>", "<unk>"]
-    names = [*special, *map(spelling, range(N_WORDS))]
+    names = [*SPECIAL, *map(spelling, range(N_WORDS))]
     vocabulary = {name: i for i, name in enumerate(names)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-    )
-
-
-def _pretrained(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """Next-token prediction on responses to prompts, one pass."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        initializer_range=0.06,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    pairs = draw_pairs(PRETRAINING_PAIRS, seed=99, gap=0.0)
-    texts = [p + r + "</s>" for p, b, w in pairs.iter_rows() for r in (b, w)]
-    ids = torch.tensor(tokenizer(texts)["input_ids"])
-    ids = ids[torch.randperm(len(ids))]
-    steps = len(ids) // PRETRAINING_BATCH
-    optimizer = torch.optim.AdamW(model.parameters(), PRETRAINING_RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min((i + 1) / 20, (steps - i) / steps)
-    )
-    for batch in ids[: steps * PRETRAINING_BATCH].split(PRETRAINING_BATCH):
-        labels = batch.clone()
-        labels[:, : 1 + PROMPT_WORDS] = -100
-        loss = model(input_ids=batch, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.eval()
+    return tokenizer
