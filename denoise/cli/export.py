@@ -30,11 +30,13 @@ def export(
         ),
     ] = "hf",
     strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="weight: beside each row; for trainers without: filter, flip, sample, duplicate."
+            help="weight: beside each row; for trainers without, whose default is sample: "
+            "filter, flip, sample; or duplicate.",
+            show_default=False,
         ),
-    ] = "weight",
+    ] = None,
     threshold: Annotated[float, typer.Option(help="filter: the least weight that is kept.")] = 0.5,
     seed: Annotated[int, typer.Option(help="sample: another seed, other draws.")] = 0,
     draws: Annotated[int, typer.Option(help="sample: rows for each row.")] = 1,
@@ -73,26 +75,23 @@ def export(
     of_format = find(format_)
     if for_ not in ("policy", "reward"):
         refuse("--for is neither policy nor reward", found=for_)
+    if for_ == "policy":
+        strategy = strategy or of_format.default_strategy
+        of_format.check(strategy)
     data = shared.load(source, map_, aspect, split, texts)
+    made = None
     if em_dir.is_file():  # the user's own weights
-        confidences, made = tables.read_table(em_dir, schema.CONFIDENCES)
-        annotators = None
+        weights, made = tables.read_table(em_dir, schema.CONFIDENCES)
     else:
-        result = read_em(em_dir)
-        confidences, annotators, made = result.confidences, result.annotators, result.provenance
+        weights = read_em(em_dir)
     with naming_files(confidences=em_dir, votes=source, pairs=source):
-        weighted = stage.export(
-            data, confidences, rows=rows, annotators=annotators, em_provenance=made
-        )
-    weighted = with_strategy(weighted, strategy, threshold=threshold, seed=seed, draws=draws)
+        weighted = stage.export(data, weights, rows=rows, em_provenance=made)
+    weighted = with_strategy(
+        weighted, strategy or "weight", threshold=threshold, seed=seed, draws=draws
+    )
     if for_ == "reward":
         weighted = for_reward_model(weighted)
     stage.write_export(weighted, out, format_)
-    if of_format.use and strategy == "weight":
-        say(
-            f"{format_} reads no soft labels and would take every label as right: "
-            "--strategy sample draws them, flip turns the wrong ones round, filter leaves them out"
-        )
     for note in weighted.notes:
         say(note)
     say(f"wrote {out}: {len(weighted.frame):,} rows, {len(weighted.skipped):,} left out")

@@ -19,12 +19,12 @@ GOLD_PROMPT = "its prompt is in the held-out data"
 def weighted_rows(data: Dataset, result: EMResult) -> Export:
     """A row a pair; in paper mode, which gives pairs no posterior, a row a vote."""
     rows = "votes" if result.provenance.settings.get("mode") == "paper" else "pairs"
-    return export(data, result.confidences, rows=rows, em_provenance=result.provenance)
+    return export(data, result, rows=rows)
 
 
 def plain_rows(data: Dataset, result: EMResult) -> Export:
     """Every label as its annotator gave it, with weight 1: what one trains on without denoise."""
-    given = export(data, result.confidences, rows="votes", em_provenance=result.provenance)
+    given = export(data, result, rows="votes")
     return replace(given, frame=given.frame.with_columns(weight=pl.lit(1.0)))
 
 

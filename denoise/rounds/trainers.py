@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from denoise import tables
 from denoise.errors import Fault, RunError, raise_any, refuse
 from denoise.plain import plain
+from denoise.stages import formats
 from denoise.stages.export import Export, write_export
+from denoise.stages.strategies import with_strategy
 from denoise.tables import Provenance
 from denoise.trainers.settings import TrainSettings
 
@@ -71,7 +73,8 @@ class OwnTrainer:
 class CommandTrainer:
     """Any program: `template` is its command line, split into arguments and never given to a shell.
 
-    {data} is the weighted data in `format`, {model} where to start, {out} the directory to write,
+    {data} is the weighted data in `format` (labels drawn from their posterior, where that is a
+    trainer's own and has no weights), {model} where to start, {out} the directory to write,
     {reference} and {seed} are there for those who want them. What it prints goes to a log file.
 
     Raises:
@@ -112,7 +115,9 @@ class CommandTrainer:
     @property
     def settings(self) -> dict[str, Any]:
         """The command, as it was typed, and what it reads."""
-        return {"trainer": self.template, "format": self.format, "seed": self.seed}
+        strategy = formats.find(self.format).default_strategy
+        told = {"trainer": self.template, "format": self.format, "seed": self.seed}
+        return told if strategy == "weight" else {**told, "strategy": strategy}
 
     def train(self, rows: Export, model: str, out: Path, made_from: Provenance) -> None:
         """Run the command; what an earlier, interrupted one left in `{out}` is there for it.
@@ -132,7 +137,9 @@ class CommandTrainer:
             tables.write_text(provenance.to_json() + "\n", work / tables.MANIFEST)
         data, unfinished = work / "data", work / "policy"
         unfinished.mkdir(exist_ok=True)
-        write_export(rows, data, self.format)
+        strategy = formats.find(self.format).default_strategy
+        seed = self.seed if strategy == "sample" else 0
+        write_export(with_strategy(rows, strategy, seed=seed), data, self.format)
         log = out.with_name(f"{out.name}.log")
         self._run(self._words(self._given(data), model, unfinished), log)
         if not any(unfinished.glob("*config.json")):
@@ -146,8 +153,6 @@ class CommandTrainer:
 
     def _given(self, data: Path) -> Path:
         """What the program is handed: the one data file where the format has one."""
-        from denoise.stages import formats
-
         name = formats.find(self.format).data_files
         return data if "*" in name else data / name
 

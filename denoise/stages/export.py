@@ -6,7 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
 
@@ -18,6 +18,9 @@ from denoise.stages import card, formats
 from denoise.stages.pseudonyms import with_pseudonyms
 from denoise.stages.rows import OWN, WORKING, pair_rows, vote_rows, with_texts
 from denoise.tables import Provenance
+
+if TYPE_CHECKING:
+    from denoise.stages.em import EMResult
 
 Rows = Literal["pairs", "votes"]
 
@@ -64,7 +67,7 @@ class Export:
 
 def export(
     data: Dataset,
-    confidences: pl.DataFrame,
+    confidences: EMResult | pl.DataFrame,
     *,
     rows: Rows = "pairs",
     annotators: pl.DataFrame | None = None,
@@ -75,13 +78,14 @@ def export(
 
     Args:
         data: pairs with votes.
-        confidences: the table of `em`; of a user's own table `vote_id` and `confidence` are enough.
+        confidences: what `em` gave, or a table of its contract, of which `vote_id` and `confidence`
+            are enough.
         rows: `pairs` gives one row a pair in the order of its first vote, chosen being the likelier
             side (so `weight` >= 0.5; the first vote decides at exactly 0.5). `votes` gives each
             vote that chose a side, in source order, as the annotator gave it (so `weight` < 0.5
             where the label is probably wrong).
-        annotators: reliabilities, for the card.
-        em_provenance: what made `confidences`; used to refuse results of other data.
+        annotators: of a table: reliabilities, for the card.
+        em_provenance: of a table: what made it, used to refuse results of other data.
         pseudonymise: replace annotator ids by names made with a key that is then forgotten, so two
             such exports are never alike.
 
@@ -91,6 +95,9 @@ def export(
     """
     if rows not in get_args(Rows):
         refuse("there are no such rows", found=rows, fix="give --rows pairs or --rows votes")
+    if not isinstance(confidences, pl.DataFrame):
+        annotators, em_provenance = confidences.annotators, confidences.provenance
+        confidences = confidences.confidences
     pairs, votes = data.preferences()
     _check_run(data, em_provenance)
     _check_tables(pairs, votes, confidences, annotators)
@@ -160,15 +167,18 @@ def write_export(
         location: what the card's examples load; a placeholder where not given.
 
     Raises:
-        InputError: there is no such format, the format cannot hold a column, or `out` is neither
-            empty nor an earlier export.
+        InputError: there is no such format, it cannot hold a column or does not read the weights,
+            or `out` is neither empty nor an earlier export.
     """
     chosen = formats.find(format)
-    settings = {**result.provenance.settings, "format": format}
+    told = result.provenance.settings
+    if told.get("for") != "reward":
+        chosen.check(told.get("strategy", "weight"))
+    settings = {**told, "format": format}
     provenance = replace(result.provenance, settings=settings)
     texts = card.render(result, chosen, license=license, location=location)
     with tables.staged_directory(out, provenance) as staging:
-        chosen.write(result.frame, staging, provenance)
+        chosen.write(result.frame, staging, (*result.made_from, provenance))
         for name, text in texts.items():
             tables.write_text(text, staging / name)
         if len(result.skipped):

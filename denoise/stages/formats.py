@@ -11,7 +11,7 @@ import polars as pl
 from denoise import tables
 from denoise.errors import refuse
 from denoise.stages import trainers
-from denoise.tables import Provenance
+from denoise.stages.trainers import Made
 
 MAX_SHARD_BYTES = 500_000_000
 MAX_SHARD_ROWS = 200_000
@@ -30,14 +30,33 @@ class Format:
 
     `data_files` is what a loader reads, in the directory; `write` puts a frame there, or raises an
     `InputError` where the format cannot hold it; `columns` are those of a frame that it keeps.
-    use: what to do with it, where it is for another trainer, which has its own names for the texts.
+    use: what to do with it, where it is for another trainer, which has its own names for the texts
+    and reads no soft labels.
     """
 
     name: str
     data_files: str
-    write: Callable[[pl.DataFrame, Path, Provenance], None]
+    write: Callable[[pl.DataFrame, Path, Made], None]
     columns: Callable[[pl.DataFrame], list[str]]
     use: str | None = None
+
+    @property
+    def default_strategy(self) -> str:
+        """What becomes of the soft labels where nothing is said: `strategies.STRATEGIES`."""
+        return "sample" if self.use else "weight"
+
+    def check(self, strategy: str) -> None:
+        """Refuse rows whose weights the trainer would not read.
+
+        Raises:
+            InputError: the strategy leaves weights beside the rows, and the format is a trainer's.
+        """
+        if self.use and strategy in ("weight", "duplicate"):
+            refuse(
+                f"{self.name} reads no weights, and would take every label as right",
+                found=f"--strategy {strategy}",
+                fix="give --strategy sample, flip or filter, or train with `denoise train`",
+            )
 
 
 def find(name: str) -> Format:
@@ -66,29 +85,29 @@ def next_step(name: str, out: Path) -> str:
     return f"from datasets import load_dataset; train = {load}"
 
 
-def _write_shards(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def _write_shards(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """`data/train-00000-of-0000N.parquet`, bounded in rows and bytes, in the rows' order."""
     by_size = -(-int(frame.estimated_size()) // MAX_SHARD_BYTES)
     shards = max(by_size, -(-len(frame) // MAX_SHARD_ROWS), 1)
     rows = -(-len(frame) // shards)
     for index, start in enumerate(range(0, len(frame), rows)):
         path = directory / "data" / f"train-{index:05d}-of-{-(-len(frame) // rows):05d}.parquet"
-        tables.write_table(frame.slice(start, rows), path, provenance)
+        tables.write_table(frame.slice(start, rows), path, made[-1])
 
 
-def _write_trl(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def _write_trl(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """Only what `trl.DPOTrainer` reads; where any of the texts is messages, all are."""
     frame = frame.select(_trl_columns(frame)).rename({"reward_margin": "margin"}, strict=False)
     if trainers.is_chat(frame):
         frame = trainers.as_messages(frame)
-    _write_shards(frame, directory, provenance)
+    _write_shards(frame, directory, made)
 
 
 def _trl_columns(frame: pl.DataFrame) -> list[str]:
     return [name for name in _TRL if name in frame.columns]
 
 
-def _write_jsonl(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def _write_jsonl(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """One JSON object a line in UTF-8; what JSON has no word for, NaN and infinities, is null."""
     _refuse_bytes(frame)
     with tables.atomic_path(directory / "train.jsonl") as path:
@@ -110,9 +129,9 @@ def _has_bytes(dtype: pl.DataType) -> bool:
     return dtype == pl.Binary
 
 
-def _write_parquet(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def _write_parquet(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """One Parquet file with every column."""
-    tables.write_table(frame, directory / "train.parquet", provenance)
+    tables.write_table(frame, directory / "train.parquet", made[-1])
 
 
 _SHARDS = "data/train-*.parquet"

@@ -9,14 +9,16 @@ Read in their source: LLaMA-Factory 0.9.5 (data/converter.py), axolotl 0.19
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import yaml
 
 from denoise import schema, tables
 from denoise.errors import refuse
+from denoise.losses import BETA, GAMMA
 from denoise.tables import Provenance
 
 TEXTS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
@@ -25,7 +27,40 @@ FIGURES = {"weight": "weight", "row_weight": "row_weight", "reward_margin": "mar
 """What of a row's figures stands beside the trainer's own fields, and under which name. `margin`
 of the policy does not: OpenRLHF and ms-swift take a field of that name for a reward model's."""
 
-_BETA = 0.1  # of TRL's DPOConfig, as in denoise.losses
+LOSSES = {
+    "llamafactory": ("dpo", "ipo", "simpo"),
+    "axolotl": ("dpo", "ipo", "simpo"),
+    "openrlhf": ("dpo", "ipo"),
+    "ms-swift": ("dpo", "ipo", "simpo", "cpo"),
+    "nemo-rl": ("dpo",),
+    "torchtune": ("dpo",),
+}
+"""Those of our losses that each trainer has."""
+
+Made = Sequence[Provenance]
+"""What made the rows, from stage to stage."""
+
+
+class Training(NamedTuple):
+    """The loss that a configuration says: that of the margins, so that both stages fit."""
+
+    loss: str
+    beta: float
+    gamma: float
+
+    @classmethod
+    def after(cls, made: Made) -> Training:
+        """The loss that EM took its margins from; DPO where it had none."""
+        of_em = [each.settings for each in made if each.made_by == "em"]
+        told = of_em[-1] if of_em else {}
+        loss = told.get("loss") or "dpo"
+        return cls(loss, told.get("beta") or BETA[loss], told.get("gamma") or GAMMA)
+
+    @classmethod
+    def by(cls, trainer: str, made: Made) -> Training:
+        """The same, or DPO where the trainer has no such loss."""
+        same = cls.after(made)
+        return same if same.loss in LOSSES[trainer] else cls.after(())
 
 
 def is_chat(frame: pl.DataFrame) -> bool:
@@ -42,7 +77,7 @@ def as_messages(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def write_llamafactory(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def write_llamafactory(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """`dataset_info.json` with its rows, Alpaca's form of texts and ShareGPT's of messages."""
     if is_chat(frame):
         frame = as_messages(frame)
@@ -70,6 +105,8 @@ def write_llamafactory(frame: pl.DataFrame, directory: Path, provenance: Provena
     _write_rows(rows, directory)
     info = {"denoise": {"file_name": DATA_FILE, "ranking": True, **form}}
     tables.write_json(info, directory / "dataset_info.json")
+    training = Training.by("llamafactory", made)
+    gamma = {"simpo_gamma": training.gamma} if training.loss == "simpo" else {}
     _write_yaml(
         {
             "stage": "dpo",
@@ -78,8 +115,9 @@ def write_llamafactory(frame: pl.DataFrame, directory: Path, provenance: Provena
             "template": "TEMPLATE",
             "dataset_dir": ".",
             "dataset": "denoise",
-            "pref_loss": "sigmoid",
-            "pref_beta": _BETA,
+            "pref_loss": "sigmoid" if training.loss == "dpo" else training.loss,
+            "pref_beta": training.beta,
+            **gamma,
             "finetuning_type": "lora",
             "output_dir": "policy",
         },
@@ -87,7 +125,7 @@ def write_llamafactory(frame: pl.DataFrame, directory: Path, provenance: Provena
     )
 
 
-def write_axolotl(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def write_axolotl(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """Rows and `axolotl.yaml`: `chat_template.default` of messages, `user_defined` of texts."""
     if is_chat(frame):
         frame = as_messages(frame)
@@ -102,12 +140,15 @@ def write_axolotl(frame: pl.DataFrame, directory: Path, provenance: Provenance) 
         rows = _plain_rows(frame)
         form = {"field_prompt": "prompt", "field_chosen": "chosen", "field_rejected": "rejected"}
     _write_rows(rows, directory)
+    training = Training.by("axolotl", made)
+    gamma = {"simpo_gamma": training.gamma} if training.loss == "simpo" else {}
     _write_yaml(
         {
             "base_model": "MODEL",
             "chat_template": "tokenizer_default",
-            "rl": "dpo",
-            "rl_beta": _BETA,
+            "rl": training.loss,
+            "rl_beta": training.beta,
+            **gamma,
             "datasets": [{"path": DATA_FILE, "ds_type": "json", "split": "train", "type": form}],
             "output_dir": "policy",
         },
@@ -115,13 +156,16 @@ def write_axolotl(frame: pl.DataFrame, directory: Path, provenance: Provenance) 
     )
 
 
-def write_openrlhf(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def write_openrlhf(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """Rows with prompt, chosen and rejected, and the command that reads them."""
     chat = is_chat(frame)
     _write_rows(_plain_rows(as_messages(frame) if chat else frame), directory)
+    training = Training.by("openrlhf", made)
     words = [
         "deepspeed --module openrlhf.cli.train_dpo",
         "--model.model_name_or_path MODEL",
+        f"--model.beta {training.beta:g}",
+        *(["--model.ipo_enable"] if training.loss == "ipo" else []),
         f"--data.dataset {DATA_FILE}",
         "--data.prompt_key prompt --data.chosen_key chosen --data.rejected_key rejected",
         *(["--data.apply_chat_template"] if chat else []),
@@ -129,7 +173,7 @@ def write_openrlhf(frame: pl.DataFrame, directory: Path, provenance: Provenance)
     tables.write_text(" \\\n    ".join(words) + "\n", directory / "openrlhf.sh")
 
 
-def write_swift(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def write_swift(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """`messages` that end on the chosen response, and `rejected_messages`, with the command."""
     rows = [
         {
@@ -140,11 +184,15 @@ def write_swift(frame: pl.DataFrame, directory: Path, provenance: Provenance) ->
         for row in as_messages(frame).iter_rows(named=True)
     ]
     _write_rows(rows, directory)
-    command = f"swift rlhf --rlhf_type dpo --model MODEL --dataset {DATA_FILE} --beta {_BETA}"
+    training = Training.by("ms-swift", made)
+    kind = "dpo --loss_type ipo" if training.loss == "ipo" else training.loss
+    gamma = f" --simpo_gamma {training.gamma:g}" if training.loss == "simpo" else ""
+    loss = f"--rlhf_type {kind} --beta {training.beta:g}{gamma}"
+    command = f"swift rlhf {loss} --model MODEL --dataset {DATA_FILE}"
     tables.write_text(command + "\n", directory / "swift.sh")
 
 
-def write_nemo(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def write_nemo(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """The rank form: `context`, and `completions` with rank 0 (chosen) and 1."""
     rows = [
         {
@@ -159,11 +207,11 @@ def write_nemo(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> 
     ]
     _write_rows(rows, directory)
     data = {"dataset_name": "PreferenceDataset", "train_data_path": DATA_FILE}
-    dpo = {"reference_policy_kl_penalty": _BETA}
+    dpo = {"reference_policy_kl_penalty": Training.by("nemo-rl", made).beta}
     _write_yaml({"data": data, "dpo": dpo}, directory / "nemo-rl.yaml")
 
 
-def write_torchtune(frame: pl.DataFrame, directory: Path, provenance: Provenance) -> None:
+def write_torchtune(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     """Whole dialogues as `chosen` and `rejected`, and the part of a recipe that reads them."""
     rows = [
         {
@@ -180,7 +228,8 @@ def write_torchtune(frame: pl.DataFrame, directory: Path, provenance: Provenance
         "data_files": DATA_FILE,
         "split": "train",
     }
-    loss = {"_component_": "torchtune.rlhf.loss.DPOLoss", "beta": _BETA}
+    beta = Training.by("torchtune", made).beta
+    loss = {"_component_": "torchtune.rlhf.loss.DPOLoss", "beta": beta}
     _write_yaml({"dataset": dataset, "loss": loss}, directory / "torchtune.yaml")
 
 

@@ -200,6 +200,17 @@ def test_own_weights_are_exported(tmp_path):
     assert [json.loads(line)["weight"] for line in lines] == [0.25] * 12
 
 
+def test_a_trainer_without_weights_is_exported_drawn_labels(tmp_path):
+    write_jsonl(tmp_path / "mine.jsonl")
+    own = pl.DataFrame({"vote_id": range(12), "confidence": [0.25] * 12})
+    own.write_parquet(tmp_path / "own.parquet")
+    words = ("export", "mine.jsonl", "own.parquet", "--rows", "votes", "--format", "axolotl")
+    assert "rows drawn against their label (seed 0)" in denoise(*words, cwd=tmp_path).stdout
+    refused = denoise(*words, "--strategy", "weight", "--out", "new", cwd=tmp_path, status=2)
+    assert "axolotl reads no weights" in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_unknown_options_are_status_2(tmp_path):
     assert "--no-such" in denoise("em", "x", "--no-such", cwd=tmp_path, status=2).stderr
 

@@ -285,6 +285,22 @@ def test_a_command_is_no_shell(policy_dir, tmp_path):
     assert not touched.exists()
 
 
+def test_a_trainer_without_weights_is_given_drawn_labels(policy_dir, tmp_path):
+    """The program keeps what it is given; its policies are the model itself."""
+    code = (
+        "import pathlib, shutil, sys; data, model, out, seen = sys.argv[1:]; "
+        "shutil.copytree(model, out, dirs_exist_ok=True); "
+        "open(seen, 'a').write(pathlib.Path(data).read_text())"
+    )
+    seen = tmp_path / "seen.jsonl"
+    command = f'python -c "{code}" {{data}} {{model}} {{out}} {seen}'
+    options = {"folds": 3, "rounds": 1, "train_command": command, "train_format": "openrlhf"}
+    run(labelled(), model=str(policy_dir), out=tmp_path / "run", **options)
+    rows = [json.loads(line) for line in seen.read_text().splitlines()]
+    assert {"prompt", "chosen", "rejected", "weight"} == set(rows[0])
+    assert any(row["weight"] < 0.5 for row in rows)  # drawn against the likelier side
+
+
 def test_all_wrong_settings_at_once(policy_dir, tmp_path):
     with pytest.raises(InputError) as error:
         run(labelled(), model=str(policy_dir), out=tmp_path / "r", folds=0, rounds=0)

@@ -234,7 +234,7 @@ def test_pairs_can_be_exported_with_their_posterior():
     s = simulate(200, 8, 3, seed=15)
     data = s.dataset()
     result = em(data, margin_column="margin")
-    out = export(data, result.confidences, rows="pairs", em_provenance=result.provenance)
+    out = export(data, result, rows="pairs")
     assert len(out.frame) == 200
     q = result.confidences.group_by("pair_id").agg(pl.col("pair_posterior").first())
     both = out.frame.join(q, on="pair_id")

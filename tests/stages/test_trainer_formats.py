@@ -23,6 +23,8 @@ from denoise.errors import InputError
 from denoise.stages.export import Export, write_export
 from denoise.stages.formats import FORMATS
 from denoise.stages.strategies import for_reward_model, with_strategy
+from denoise.stages.trainers import LOSSES
+from denoise.tables import Provenance
 
 LOADERS = Path(sys.prefix) / "loaders"
 READ = Path(__file__).with_name("trainer_loaders.py")
@@ -50,7 +52,12 @@ def exported(chat: bool, turns: int = 3) -> Export:
             pl.Series("prompt", said), *(pl.Series(n, v) for n, v in answers.items())
         )
         data = Dataset(data.provenance, pairs=pairs, votes=data.votes)
-    return export(data, em(data).confidences)
+    return export(data, em(data))
+
+
+def drawn(chat: bool, turns: int = 3, seed: int = 1) -> Export:
+    """The same with its labels drawn, of which this seed turns one round."""
+    return with_strategy(exported(chat, turns), "sample", seed=seed)
 
 
 def written(result: Export, out: Path, name: str) -> Path:
@@ -86,7 +93,7 @@ def tokenizer(tmp_path_factory):
 @pytest.mark.parametrize("name", TRAINERS)
 def test_the_trainers_own_loader_reads_the_rows(name, tokenizer, tmp_path):
     directory, of_model = tokenizer
-    results = exported(chat=False), exported(chat=True)
+    results = drawn(chat=False), drawn(chat=True)
     places = [written(each, tmp_path / f"{i}", name) for i, each in enumerate(results)]
     text, chat = read_by(name, directory, *places)
     same_rows(text, results[0], of_model, chat=False)
@@ -118,7 +125,7 @@ def test_nemo_rl_rows_are_in_its_rank_form(chat, tmp_path):
     `context`: messages; `completions`: each a `rank` (0 is preferred) and a `completion` of
     messages. Its wheel in the registry is empty, so this is the documented form alone.
     """
-    result = exported(chat)
+    result = drawn(chat)
     directory = written(result, tmp_path, "nemo-rl")
     rows = [json.loads(line) for line in (directory / "train.jsonl").read_text().splitlines()]
     for row, (prompt, chosen, rejected) in zip(
@@ -151,8 +158,8 @@ def test_an_export_to_the_same_place_is_not_read_from_the_cache_of_the_last(tmp_
 def test_trls_trainer_takes_a_step_on_drawn_labels(policy_dir, tmp_path):
     from trl import DPOConfig, DPOTrainer
 
-    drawn = with_strategy(exported(True), "sample", draws=2)
-    directory = written(drawn, tmp_path, "trl")
+    twice = with_strategy(exported(True), "sample", draws=2)
+    directory = written(twice, tmp_path, "trl")
     rows = load_dataset(str(directory), split="train")
     trainer = DPOTrainer(
         model=str(policy_dir),
@@ -185,7 +192,7 @@ def test_trls_reward_trainer_reads_the_margin(reward_dir, tmp_path):
 
 @pytest.mark.parametrize("name", ["openrlhf", "ms-swift"])
 def test_a_reward_margin_is_in_the_field_that_is_read_and_the_policys_is_not(name, tmp_path):
-    plain = written(exported(False), tmp_path / "plain", name)
+    plain = written(with_strategy(exported(False), "flip"), tmp_path / "plain", name)
     rows = [json.loads(line) for line in (plain / "train.jsonl").read_text().splitlines()]
     assert all("margin" not in row and row["weight"] == pytest.approx(0.9) for row in rows)
     reward = written(for_reward_model(exported(False)), tmp_path / "reward", name)
@@ -193,25 +200,60 @@ def test_a_reward_margin_is_in_the_field_that_is_read_and_the_policys_is_not(nam
     assert [row["margin"] for row in rows] == pytest.approx([0.8] * 5)
 
 
-@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.use])
-def test_the_card_says_what_to_do_and_that_weights_are_not_read(name, tmp_path):
-    card = (written(exported(False), tmp_path, name) / "README.md").read_text()
+@pytest.mark.parametrize("name", [*TRAINERS, "nemo-rl"])
+def test_the_card_says_what_to_do(name, tmp_path):
+    card = (written(drawn(False), tmp_path, name) / "README.md").read_text()
     assert FORMATS[name].use in card
-    assert f"{name} does not read soft labels." in card
-    assert "--strategy sample" in card
-    drawn = with_strategy(exported(False), "sample")
-    card = (written(drawn, tmp_path / "drawn", name) / "README.md").read_text()
-    assert "would take every label as right" not in card
+    assert f"{name} reads no soft labels: leave its label smoothing at 0" in card
     assert "drawn from its posterior" in card
+    assert "It has no" not in card
+
+
+@pytest.mark.parametrize("name", [*TRAINERS, "nemo-rl"])
+def test_weights_that_a_trainer_would_not_read_are_refused(name, tmp_path):
+    assert FORMATS[name].default_strategy == "sample"
+    for strategy in ("weight", "duplicate"):
+        with pytest.raises(InputError, match=r"reads no weights.*--strategy sample, flip or"):
+            written(with_strategy(exported(False), strategy), tmp_path, name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_configuration_says_the_loss_of_the_margins_where_the_trainer_has_it(tmp_path):
+    said = {
+        ("llamafactory", "dpo"): "pref_loss: sigmoid\npref_beta: 0.25\n",
+        ("llamafactory", "simpo"): "pref_loss: simpo\npref_beta: 0.25\nsimpo_gamma: 0.4\n",
+        ("llamafactory", "cpo"): "pref_loss: sigmoid\npref_beta: 0.1\n",
+        ("axolotl", "ipo"): "rl: ipo\nrl_beta: 0.25\n",
+        ("axolotl", "simpo"): "rl: simpo\nrl_beta: 0.25\nsimpo_gamma: 0.4\n",
+        ("openrlhf", "dpo"): "--model.beta 0.25",
+        ("openrlhf", "ipo"): "--model.ipo_enable",
+        ("openrlhf", "simpo"): "--model.beta 0.1",
+        ("ms-swift", "dpo"): "--rlhf_type dpo --beta 0.25",
+        ("ms-swift", "ipo"): "--rlhf_type dpo --loss_type ipo --beta 0.25",
+        ("ms-swift", "simpo"): "--rlhf_type simpo --beta 0.25 --simpo_gamma 0.4",
+        ("ms-swift", "cpo"): "--rlhf_type cpo --beta 0.25",
+        ("nemo-rl", "dpo"): "reference_policy_kl_penalty: 0.25",
+        ("torchtune", "dpo"): "beta: 0.25",
+        ("torchtune", "ipo"): "beta: 0.1",
+    }
+    for (name, loss), words in said.items():
+        rows = drawn(False)
+        of_em = Provenance("em", {}, {"loss": loss, "beta": 0.25, "gamma": 0.4})
+        directory = tmp_path / f"{name}-{loss}"
+        write_export(replace(rows, made_from=(of_em,)), directory, name)
+        texts = "".join(path.read_text() for path in sorted(directory.glob("*.*[lh]")))
+        assert words in texts, (name, loss)
+        lacks = f"It has no {loss} loss" in (directory / "README.md").read_text()
+        assert lacks == (loss not in LOSSES[name])
 
 
 def test_what_llamafactory_would_leave_out_is_refused(tmp_path):
     with pytest.raises(InputError, match="do not alternate from user to user"):
-        written(exported(True, turns=2), tmp_path, "llamafactory")
+        written(drawn(True, turns=2), tmp_path, "llamafactory")
 
 
 def test_responses_of_several_messages_are_refused_where_one_is_taken(tmp_path):
-    result = exported(True)
+    result = drawn(True)
     two = result.frame.with_columns(chosen=pl.concat_list("chosen", "rejected"))
     for name in ("llamafactory", "axolotl"):
         with pytest.raises(InputError, match=r"response\(s\) of several messages"):
