@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -136,6 +141,39 @@ def test_one_fold_is_warned_of(labels, policy_dir, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert "a model confirms its own memory" in done.stdout
     assert "One fold:" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_rounds_are_watched_on_a_terminal(labels, policy_dir, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROUNDS))
+    from run_cases import COMMAND
+
+    words = ["denoise", "run", labels, "--model", policy_dir, "--rounds", 1, "--folds", 2]
+    command = [sys.executable, "-m", *map(str, words), "--train-command", COMMAND]
+    shown = on_a_terminal(command, tmp_path)
+    assert "round 1 of 1: training without fold 1 of 2" in shown
+    assert "round 1 of 1: scoring fold 2 of 2" in shown
+    last = shown[shown.rindex("mean reliability") :]
+    assert [line.split()[0] for line in last.splitlines()[2:4]] == ["0", "1"]
+    assert "wrote run: policy" in last
+
+
+def on_a_terminal(command: list[str], folder: Path) -> str:
+    """What a terminal of 100 columns is sent, without its colours and cursor movements."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 100))
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as done:
+        os.close(theirs)
+        sent = b""
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 1 << 16):
+                sent += part
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent.decode()).replace("\r\n", "\n")
+    assert done.returncode == 0, text
+    return text
 
 
 def test_the_model_is_asked_for(labels, tmp_path):
