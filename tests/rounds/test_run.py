@@ -238,6 +238,42 @@ def test_denoises_own_trainer_drives_the_rounds(policy_dir, tmp_path):
     assert "reference" not in trained.inputs  # its log-probs came with the rows
 
 
+def dialogues(n: int = 12) -> Dataset:
+    """Answers at the end of a dialogue, of which two at a time begin with the same turn."""
+    data = labelled(n)
+    said = [
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f"question {i // 2}"},
+            {"role": "assistant", "content": f"answer {i}"},
+            {"role": "user", "content": text},
+        ]
+        for i, text in enumerate(data.pairs["prompt"])
+    ]
+    answers = {
+        name: [[{"role": "assistant", "content": text}] for text in data.pairs[name]]
+        for name in ("response_a", "response_b")
+    }
+    columns = {"prompt": said, **answers}
+    pairs = data.pairs.with_columns(pl.Series(name, each) for name, each in columns.items())
+    return Dataset(data.provenance, pairs=pairs, votes=data.votes)
+
+
+@pytest.mark.parametrize(("loss", "lora"), [("dpo", {}), ("simpo", {"lora_r": 2})])
+def test_dialogues_go_through_the_rounds(loss, lora, policy_dir, tmp_path):
+    data, out = dialogues(), tmp_path / "run"
+    options = {"folds": 2, "rounds": 2, "tolerance": 0.0, "learning_rate": 1e-2, "batch_size": 4}
+    result = run(data, model=str(policy_dir), out=out, loss=loss, **options, **lora)
+    folds = pl.read_parquet(out / "folds.parquet")["fold"].to_list()
+    assert folds[::2] == folds[1::2]
+    first, second = (scores_of(out, number) for number in (1, 2))
+    assert len(first) == 12
+    assert (first["policy_a_logps"] != second["policy_a_logps"]).all()
+    assert result.em.summary["temperature"] is not None
+    again = score(data, policy=str(out / "policy"), tokenize="trl-dpo").scores
+    assert again["policy_a_logps"].is_finite().all()
+
+
 def test_a_failing_trainer_says_where_its_log_is(policy_dir, tmp_path, capsys):
     command = "python -c 'import sys; print(\"no GPU here\"); sys.exit(3)' {data} {out}"
     with pytest.raises(RunError, match=r"status 3; all it said is in .*policy-0.log"):
