@@ -23,9 +23,12 @@ def save_pretrained(
 ) -> Path:
     """A Llama of three layers that predicts responses to their prompts, and its tokenizer.
 
-    It passes once over the examples (prompt, response), the first `positions` tokens of each. The
-    tokenizer's first tokens are `SPECIAL`; that each text begins with `<s>` is added to it here.
+    It passes once over the examples (prompt, response), the first `positions` tokens of each; what
+    is in the directory already stays. The tokenizer's first tokens are `SPECIAL`; that each text
+    begins with `<s>` is added to it here.
     """
+    if (directory / "tokenizer.json").is_file():  # the last to be written
+        return directory
     import torch
     from tokenizers import processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -17,7 +17,6 @@ bootstrap over stances.
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +53,7 @@ class Given(NamedTuple):
 
     source: Path
     out: Path
+    work: Path | None
     pairs: int
     rounds: int
     folds: int
@@ -70,10 +70,11 @@ def main() -> None:
     one = one.unique("item", keep="first", maintain_order=True)
     visible = {"one": one, "all": votes}
     rows = []
-    with tempfile.TemporaryDirectory() as work:
-        base = save_base_model(votes, Path(work) / "base", seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = given.work or Path(temporary)
+        base = save_base_model(votes, work / "base", seed)
         for regime in progress(list(REGIMES)):
-            out = Path(work) / regime
+            out = work / regime
             data = import_data(visible[regime].select("prompt", "chosen", "rejected", "annotator"))
             options = {"rounds": given.rounds, "folds": given.folds, "tolerance": 0.0}
             run(data, model=str(base), out=out, seed=seed, **options, **TRAINING)
@@ -86,7 +87,6 @@ def main() -> None:
                 found = {**figures(told), **changes(first, told, seed)}
                 rows.append({"votes": REGIMES[regime], "round": number, **found})
                 print(rows[-1], flush=True)
-            shutil.rmtree(out)
     report(pl.DataFrame(rows, infer_schema_length=None), votes, one, facts, given)
 
 
@@ -133,6 +133,7 @@ def known(data: Dataset, facts: pl.DataFrame, hidden: pl.DataFrame) -> pl.DataFr
     turned = turned.with_columns(~pl.col("a_better"))
     either = pl.concat([straight, turned.select(straight.columns)])
     found = pairs.join(either, on=["prompt", "a", "b"], how="inner", maintain_order="left")
+    found = found.unique("pair_id", keep="first", maintain_order=True)  # texts can occur twice
     votes = hidden.group_by("prompt", a="chosen", b="rejected").agg(for_a=pl.len())
     keys = ["prompt", "a", "b"]
     found = found.join(votes, on=keys, how="left", maintain_order="left")
@@ -309,13 +310,14 @@ def _given() -> Given:
     )
     parser.add_argument("source", type=Path, help="the directory of ukp_convarg's tables")
     parser.add_argument("--out", type=Path, default=BENCHMARKS, help="where the files go")
+    parser.add_argument("--work", type=Path, help="keep the runs here, to continue after a kill")
     parser.add_argument("--pairs", type=int, default=6_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     seeds = range(given.seed, given.seed + 1)
-    return Given(given.source, given.out, given.pairs, given.rounds, given.folds, seeds)
+    return Given(given.source, given.out, given.work, given.pairs, given.rounds, given.folds, seeds)
 
 
 if __name__ == "__main__":

@@ -85,15 +85,13 @@ def labelled(pairs: pl.DataFrame, labels: Annotators) -> pl.DataFrame:
 
 
 def save_base_model(directory: Path, seed: int = 0) -> Path:
-    """The language model that every training starts from, made once: it predicts either response.
+    """The language model that every training starts from: it predicts either response.
 
     Half a million parameters, trained on better and worse responses alike.
     """
-    if not (directory / "model.safetensors").is_file():
-        pairs = draw_pairs(PRETRAINING_PAIRS, seed=99, gap=0.0)
-        examples = [(p, r) for p, b, w in pairs.iter_rows() for r in (b, w)]
-        save_pretrained(_tokenizer(), examples, directory, seed=seed, positions=64)
-    return directory
+    pairs = draw_pairs(PRETRAINING_PAIRS, seed=99, gap=0.0)
+    examples = [(p, r) for p, b, w in pairs.iter_rows() for r in (b, w)]
+    return save_pretrained(_tokenizer(), examples, directory, seed=seed, positions=64)
 
 
 def _response(topic: int, draw: np.random.Generator) -> NDArray[np.int64]:
