@@ -23,7 +23,7 @@ from denoise.tables import Provenance
 
 TEXTS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 DATA_FILE = "train.jsonl"
-FIGURES = {"weight": "weight", "row_weight": "row_weight", "reward_margin": "margin"}
+FIGURES = {"weight": "weight", "reward_margin": "margin"}
 """What of a row's figures stands beside the trainer's own fields, and under which name. `margin`
 of the policy does not: OpenRLHF and ms-swift take a field of that name for a reward model's."""
 
@@ -52,9 +52,10 @@ class Training(NamedTuple):
     def after(cls, made: Made) -> Training:
         """The loss that EM took its margins from; DPO where it had none."""
         of_em = [each.settings for each in made if each.made_by == "em"]
-        told = of_em[-1] if of_em else {}
-        loss = told.get("loss") or "dpo"
-        return cls(loss, told.get("beta") or BETA[loss], told.get("gamma") or GAMMA)
+        set_there = of_em[-1] if of_em else {}
+        told = {name: value for name, value in set_there.items() if value is not None}
+        loss = told.get("loss", "dpo")
+        return cls(loss, told.get("beta", BETA[loss]), told.get("gamma", GAMMA))
 
     @classmethod
     def by(cls, trainer: str, made: Made) -> Training:
