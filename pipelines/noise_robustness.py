@@ -266,6 +266,7 @@ def report(rows: list[dict[str, Any]], given: Given) -> None:
     )
     seconds = raw.group_by("method", maintain_order=True).agg(pl.col("seconds").mean().round(0))
     body = [
+        *_same_trainings(raw),
         "DPO, accuracy on clean pairs:",
         markdown(wide(dpo.drop("objective"), ["noise"], ACCURACY, "method")),
         "DPO, error of the reliabilities:",
@@ -318,6 +319,27 @@ def report(rows: list[dict[str, Any]], given: Given) -> None:
         table=table,
         panels=panels,
     )
+
+
+def _same_trainings(raw: pl.DataFrame) -> list[str]:
+    """How the rounds stand between plain labels and the truth in the very same trainings."""
+    of = raw.filter((pl.col("loss") == "dpo") & (pl.col("objective") == "mixture"))
+
+    def mean(method: str, noise: float) -> float | None:
+        found = of.filter((pl.col("method") == method) & (pl.col("noise") == noise))
+        return found["accuracy"].mean()
+
+    noise = OTHER_NOISE
+    plain, longer, rounds = (mean(name, noise) for name in ("plain", "plain as long", "rounds"))
+    truth = mean("rounds", 0.0)
+    if longer is None or truth is None:
+        return []
+    return [
+        f"The longer training by itself is not it: at {100 * noise:.0f} % noise plain labels in the "
+        f"rounds' trainings end at {longer:.3f} ({plain:.3f} in one training), the truth in them, "
+        f"which is the rounds without noise, at {truth:.3f}, and the rounds at {rounds:.3f}: "
+        f"{100 * (rounds - longer) / (truth - longer):.0f} % of that way."
+    ]
 
 
 def _shares(raw: pl.DataFrame) -> pl.DataFrame:

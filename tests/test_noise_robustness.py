@@ -93,6 +93,7 @@ def test_finished_cases_are_not_done_again_and_the_last_call_writes_the_table(
     benchmark.main()
     text = (tmp_path / "noise_robustness.md").read_text()
     assert "The rounds win back" in text
+    assert "plain labels in the rounds' trainings end at" in text
     assert "nan" not in text
     assert (tmp_path / "noise_robustness.svg").read_text().startswith("<svg")
     assert len(results.read_text().splitlines()) == len(cases)
