@@ -31,13 +31,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from experiment import BENCHMARKS, Column, lines, markdown, over_seeds, progress, ticks, wide, write
+from experiment import BENCHMARKS, progress
+from noise_tables import ACCURACY, ERROR, METHODS, OTHER_NOISE, report
 from small_language import Annotators, draw_annotators, draw_pairs, labelled, save_base_model
 
 from denoise import import_data, run, score, train
 from denoise.dataset import Dataset
 from denoise.losses import NEEDS_REFERENCE, PairLogps, margin
-from denoise.plot import Panel
 from denoise.rounds.mean import average_weights
 from denoise.stages.em import read_em
 
@@ -50,23 +50,9 @@ TRAINING = {
 }
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4)
 OTHER_LOSSES = ("ipo", "simpo", "cpo")
-OTHER_NOISE = 0.3
 OTHER_SEEDS = 3
 
-METHODS = {
-    "true labels": "trained on the truth: what could be had",
-    "plain": "trained on the labels as they are",
-    "smoothing": "label smoothing (cDPO), told the true share of wrong labels",
-    "rdpo": "rDPO, told the true share of wrong labels",
-    "online": "RE-PO's Algorithm 1",
-    "in-sample": "two stages: weights from a policy that was trained on the same labels",
-    "cold rounds": "`denoise run --no-warm-start`: the last training is as long as plain training",
-    "rounds": "`denoise run`: folds go on from round to round, and the last policy from their mean",
-    "plain as long": "the trainings and the mean of `rounds`, on the labels as they are",
-}
 CONTROLS = ("cold rounds", "plain as long")
-ACCURACY = Column("accuracy", "Accuracy on held-out clean pairs")
-ERROR = Column("reliability_error", "Error of the reliabilities (RMSE over annotators)")
 
 
 class Case(NamedTuple):
@@ -126,7 +112,9 @@ def main() -> None:
     if missing:
         print(f"{len(missing)} of {len(cases)} cases are still to be done")
         return
-    report([{**case._asdict(), **done[case]} for case in cases], given)
+    rows = [{**case._asdict(), **done[case]} for case in cases]
+    told = f"{given.pairs:,} pairs, {given.folds} folds, {given.rounds} rounds; {TRAINING}."
+    report(rows, given, told)
 
 
 def planned(given: Given) -> Iterator[Case]:
@@ -188,7 +176,10 @@ def measure(case: Case, base: Path, work: Path, given: Given) -> dict[str, Any]:
         trained = train(rows, model=str(base), out=work / "policy", **method, **options)
         policy, reliability = trained.directory, trained.reliability
     seconds = time.monotonic() - started
-    found = {"accuracy": accuracy(policy, base, here.test, case.loss), "seconds": round(seconds, 1)}
+    found = {
+        ACCURACY.name: accuracy(policy, base, here.test, case.loss),
+        "seconds": round(seconds, 1),
+    }
     if reliability is not None:
         planted = here.labels.reliability
         estimates = reliability.sort("annotator_id")["reliability"].to_numpy().astype(float)
@@ -236,126 +227,6 @@ def accuracy(policy: Path, base: Path, test: Dataset, loss: str) -> float:
     )
     for_a = margin(loss, PairLogps(*(scores[name].cast(pl.Float64).to_numpy() for name in names)))
     return float(((for_a > 0) == (test.votes["vote"] == "a").to_numpy()).mean())
-
-
-def won_back(table: pl.DataFrame, method: str) -> float:
-    """The share of the way from plain training to the true labels, summed over seeds."""
-    by = {
-        name: table.filter(pl.col("method") == name).sort("seed")["accuracy"].sum()
-        for name in ("plain", "true labels", method)
-    }
-    return (by[method] - by["plain"]) / (by["true labels"] - by["plain"])
-
-
-def report(rows: list[dict[str, Any]], given: Given) -> None:
-    """The table over seeds, the shares won back, and the picture."""
-    raw = pl.DataFrame(rows, infer_schema_length=None)
-    if ERROR.name not in raw.columns:
-        raw = raw.with_columns(pl.lit(None, pl.Float64).alias(ERROR.name))
-    # Without noise the labels are the truth.
-    clean = raw.filter((pl.col("noise") == 0) & (pl.col("method") == "plain"))
-    raw = pl.concat([raw, clean.with_columns(method=pl.lit("true labels"))])
-    by = ["loss", "objective", "noise", "method"]
-    table = over_seeds(raw.rows(named=True), by, [ACCURACY, ERROR])
-    dpo = table.filter(pl.col("loss") == "dpo").sort("noise", maintain_order=True)
-    shares = _shares(raw)
-    of_rounds = shares.filter((pl.col("loss") == "dpo") & (pl.col("method") == "rounds"))
-    told = "; ".join(
-        f"{100 * share:.0f} % at {100 * noise:.0f} % noise"
-        for noise, share in of_rounds.select("noise", "won_back").iter_rows()
-    )
-    seconds = raw.group_by("method", maintain_order=True).agg(pl.col("seconds").mean().round(0))
-    body = [
-        *_same_trainings(raw),
-        "DPO, accuracy on clean pairs:",
-        markdown(wide(dpo.drop("objective"), ["noise"], ACCURACY, "method")),
-        "DPO, error of the reliabilities:",
-        markdown(wide(dpo.filter(pl.col(ERROR.name).is_not_null()), ["noise"], ERROR, "method")),
-        "Share of the way from plain training to the true labels (ratio of sums over seeds):",
-        markdown(
-            shares.with_columns(pl.col("won_back").round(3)).pivot(
-                "method", index=["loss", "objective", "noise"], values="won_back"
-            )
-        ),
-    ]
-    others = table.filter(pl.col("loss") != "dpo")
-    if len(others):
-        body += [
-            f"The other losses at {100 * OTHER_NOISE:.0f} % noise:",
-            markdown(wide(others, ["loss", "objective"], ACCURACY, "method")),
-        ]
-    body += [
-        "Seconds a case: " + ", ".join(f"{m} {s:g}" for m, s in seconds.iter_rows()) + ".",
-        "Methods: " + "; ".join(f"`{name}` {what}" for name, what in METHODS.items()) + ".",
-        f"{given.pairs:,} pairs, {given.folds} folds, {given.rounds} rounds; {TRAINING}.",
-    ]
-    noise_ticks = ticks(given.noises, percent=True)
-    panels = [
-        Panel(
-            "Accuracy on clean pairs",
-            "share of wrong labels",
-            "accuracy",
-            lines(dpo, "noise", ACCURACY, "method"),
-            noise_ticks,
-        )
-    ]
-    errors = dpo.filter(pl.col(ERROR.name).is_not_null())
-    if len(errors):
-        panels.append(
-            Panel(
-                "Error of the reliabilities",
-                "share of wrong labels",
-                "RMSE",
-                lines(errors, "noise", ERROR, "method"),
-                noise_ticks,
-            )
-        )
-    write(
-        "noise_robustness",
-        "Training on noisy labels",
-        given,
-        reading=f"The rounds win back {told} of what noise costs plain DPO.",
-        body=body,
-        table=table,
-        panels=panels,
-    )
-
-
-def _same_trainings(raw: pl.DataFrame) -> list[str]:
-    """How the rounds stand between plain labels and the truth in the very same trainings."""
-    of = raw.filter((pl.col("loss") == "dpo") & (pl.col("objective") == "mixture"))
-
-    def mean(method: str, noise: float) -> float | None:
-        found = of.filter((pl.col("method") == method) & (pl.col("noise") == noise))
-        return found["accuracy"].mean()
-
-    noise = OTHER_NOISE
-    plain, longer, rounds = (mean(name, noise) for name in ("plain", "plain as long", "rounds"))
-    truth = mean("rounds", 0.0)
-    if longer is None or truth is None:
-        return []
-    return [
-        f"The longer training by itself is not it: at {100 * noise:.0f} % noise plain labels in the "
-        f"rounds' trainings end at {longer:.3f} ({plain:.3f} in one training), the truth in them, "
-        f"which is the rounds without noise, at {truth:.3f}, and the rounds at {rounds:.3f}: "
-        f"{100 * (rounds - longer) / (truth - longer):.0f} % of that way."
-    ]
-
-
-def _shares(raw: pl.DataFrame) -> pl.DataFrame:
-    rows = []
-    noisy = raw.filter(pl.col("noise") > 0)
-    for (loss, noise), group in noisy.group_by(["loss", "noise"], maintain_order=True):
-        plain = group.filter(pl.col("objective") == "mixture")
-        for (objective, method), part in group.group_by(
-            ["objective", "method"], maintain_order=True
-        ):
-            if method not in ("plain", "true labels"):
-                ends = plain.filter(pl.col("method").is_in(["plain", "true labels"]))
-                share = won_back(pl.concat([ends, part]), method)
-                rows.append((loss, objective, noise, method, share))
-    columns = ["loss", "objective", "noise", "method", "won_back"]
-    return pl.DataFrame(rows, columns, orient="row").sort("loss", "noise", maintain_order=True)
 
 
 def _read(results: Path) -> dict[Case, dict[str, Any]]:
