@@ -34,10 +34,6 @@ SHARES = (0.1, 0.9)
 WORTH = 1.92
 """Nats by which the margins must explain the votes better than none do: half of χ²₁'s 95 %."""
 
-FLIPPED = 0.3
-"""Mean η from which down labels are flipped. Margins that make the whole crowd a little worse than
-chance are rather wrong themselves: with one vote a pair the votes cannot tell these two apart."""
-
 SHIFTS = 4
 """Times that the shifts of strengths and the rest are fitted in turn."""
 
@@ -50,7 +46,8 @@ class Calibration(NamedTuple):
 
     covariance: of τ and the prior's coordinates, [5, 5], zero where one is fixed; parameters: where
     the last fit ended; trace: (log marginal, τ, mean η) of every evaluation that was better than
-    all before.
+    all before; contrary: the mean η with which the margins explain the votes best, where that is a
+    crowd worse than chance and so was not believed.
     """
 
     temperature: float
@@ -59,6 +56,7 @@ class Calibration(NamedTuple):
     covariance: Floats
     parameters: Parameters
     trace: tuple[tuple[float, float, float], ...]
+    contrary: float | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -103,7 +101,9 @@ def calibrate(
     """τ and the prior that make the votes likeliest; τ = 0 where the margins explain nothing.
 
     Where τ cannot be told from 0 (a gain under `WORTH`), or the crowd would be worse than chance,
-    it is 0, or 1 if the votes are likelier so.
+    it is 0, or 1 if the votes are likelier so. Votes and margins that contradict each other do not
+    tell which of them is reversed: without known answers it is the margins, since a model that
+    generalises badly is commoner than a crowd that is wrong more often than right.
     The shifts of strengths are those of the maximum there, in turn.
 
     `prior` is where the search begins, or what is kept without `fit_prior`. Above `SAMPLE` votes a
@@ -146,12 +146,13 @@ def _calibrate(
 
     taus = [g / rms for g in GRID] if fit_temperature else [1.0 if rms else 0.0]
     tau, prior, best, evaluate = highest(taus, fit_temperature)
-    gain = None
+    gain, contrary = None, None
     if fit_temperature:
         _, prior_without, without, nothing = highest([0.0], False)
         gain = best - without
-        contrary = not len(votes.known) and FLIPPED < prior.population < 0.5
-        if gain < WORTH or contrary:
+        if gain >= WORTH and prior.population < 0.5 and not len(votes.known):
+            contrary = prior.population
+        if gain < WORTH or contrary is not None:
             _, prior_as_is, as_is, at_face_value = highest([1.0], False)
             if as_is > without and prior_as_is.population > 0.5:
                 tau, prior, evaluate = 1.0, prior_as_is, at_face_value
@@ -159,14 +160,13 @@ def _calibrate(
                 tau, prior, evaluate = 0.0, prior_without, nothing
     if untold(votes, tau):  # all that there is, is what was believed beforehand
         nothing_known = np.zeros((5, 5))
-        return Calibration(tau, given, gain, nothing_known, start, tuple(evaluate.trace))
+        return Calibration(tau, given, gain, nothing_known, start, tuple(evaluate.trace), contrary)
     free = [0] * (fit_temperature and tau > 0) + [1, 2, 3, 4] * fit_prior
     for _ in range(POLISH):
         tau, prior = _newton(evaluate, tau, prior, free)
     covariance = _covariance(_curvature(evaluate, tau, prior, free), tau, free)
-    return Calibration(
-        tau, prior, gain, covariance, evaluate.beliefs.parameters, tuple(evaluate.trace)
-    )
+    at = evaluate.beliefs.parameters
+    return Calibration(tau, prior, gain, covariance, at, tuple(evaluate.trace), contrary)
 
 
 def root_mean_square(votes: Ballots) -> float:

@@ -342,6 +342,14 @@ def _like_coins(bounds: Uncertainty, eta: np.ndarray) -> bool:
 
 def _temperature(calibration: Calibration, bounds: Uncertainty) -> str:
     tau = calibration.temperature
+    if calibration.contrary is not None:
+        used = "are taken at face value" if tau else "are left out"
+        return (
+            "the model contradicts most labels: they fit together best if only "
+            f"{calibration.contrary:.0%} of the labels are right. Either its margins are reversed, "
+            f"which is believed here (they {used}), or the sides are swapped in the source: check "
+            "a few rows, or give known answers (--truth)"
+        )
     if tau == 0:
         return (
             "the model says nothing about these labels (temperature 0): its margins are left out, "

@@ -220,6 +220,20 @@ def test_likely_flips_and_collapse_are_said():
     assert "near 50 %" in " ".join(em(coin.dataset(), margin_column="margin").notes)
 
 
+@pytest.mark.parametrize("votes", [1, 3])
+def test_reversed_margins_reverse_no_labels(votes):
+    """A crowd that is mostly right, and a model that prefers the worse response."""
+    s = simulate(3000, 60, votes, seed=16)
+    reversed_ = s._replace(margin=-s.margin)
+    result = em(reversed_.dataset(), margin_column="margin")
+    assert result.summary["temperature"] == 0
+    assert (result.confidences["confidence"] >= 0.5).mean() > 0.6
+    assert "the model contradicts most labels" in " ".join(result.notes)
+    right = em(s.dataset(), margin_column="margin")
+    assert right.summary["temperature"] > 0.5
+    assert "contradicts" not in " ".join(right.notes)
+
+
 def test_margins_that_differ_within_a_pair_are_averaged_and_said():
     s = simulate(100, 5, 2, seed=14)
     data = s.dataset()
