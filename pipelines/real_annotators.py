@@ -35,7 +35,7 @@ from denoise.stages.em import read_em
 
 REGIMES = {"one": "one vote a pair", "all": "all votes"}
 LENGTH = 160
-TRAINING = {"learning_rate": 1e-3, "batch_size": 32, "warmup": 0.1, "max_length": LENGTH}
+TRAINING = {"learning_rate": 1e-4, "batch_size": 32, "warmup": 0.1, "max_length": LENGTH}
 VOCABULARY, PRETRAINING_EPOCHS = 2_000, 5
 DRAWS = 2_000
 
@@ -144,10 +144,10 @@ def known(data: Dataset, facts: pl.DataFrame, hidden: pl.DataFrame) -> pl.DataFr
 
 def evidence(truth: pl.DataFrame, em: Path) -> pl.DataFrame:
     """The pairs with `posterior` and `margin` of a round, both for a."""
-    told = (
-        read_em(em)
-        .confidences.group_by("pair_id")
-        .agg(posterior=pl.col("pair_posterior").first(), margin=pl.col("margin").first())
+    sign = pl.when(pl.col("vote") == "a").then(1).otherwise(-1)  # margins are along the votes
+    votes = read_em(em).confidences.with_columns(margin=sign * pl.col("margin"))
+    told = votes.group_by("pair_id").agg(
+        posterior=pl.col("pair_posterior").first(), margin=pl.col("margin").drop_nulls().first()
     )
     return truth.join(told, on="pair_id", maintain_order="left")
 

@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from denoise import import_data
+from denoise import em, import_data
+from denoise.simulate import simulate
+from denoise.stages.em import write_em
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
 
@@ -74,6 +76,17 @@ def test_what_is_known_is_told_along_response_a(experiment, source):
             straight = row["a"] == "text z"
             assert row["a_better"] is None
             assert (row["for_a"], row["against_a"]) == (1, 1)
+
+
+def test_evidence_is_told_along_response_a(experiment, tmp_path):
+    s = simulate(200, 10, 2, seed=1)
+    data = s.dataset()
+    write_em(em(data, margin_column="margin"), tmp_path / "em")
+    found = experiment.evidence(data.pairs.select("pair_id"), tmp_path / "em")
+    for_a = pl.Series(s.margin)  # of the simulation's pairs, in order
+    assert found["margin"].to_list() == pytest.approx(for_a.to_list())
+    sure = found.filter(pl.col("margin").abs() > 3)
+    assert ((sure["posterior"] > 0.5) == (sure["margin"] > 0)).mean() > 0.9
 
 
 @pytest.fixture
