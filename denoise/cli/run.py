@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -108,6 +109,13 @@ def run(
     from denoise.rounds import run as rounds_of
 
     refuse_code(context, allow_commands)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        refuse(
+            "the rounds are one process, and were started as several",
+            found=f"WORLD_SIZE {os.environ['WORLD_SIZE']}",
+            fix="give --train-command 'accelerate launch -m denoise train {data} --model {model} "
+            "--reference {reference} --out {out}', which starts several for each training",
+        )
     if model is None:
         refuse("there is no model to start from", fix="give --model, or `model:` in the file")
     tables.check_out(out, "run")

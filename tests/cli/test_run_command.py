@@ -176,6 +176,14 @@ def on_a_terminal(command: list[str], folder: Path) -> str:
     return text
 
 
+def test_the_rounds_are_not_started_as_several_processes(labels, policy_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = typed(labels, "--model", policy_dir, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "accelerate launch -m denoise train" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_model_is_asked_for(labels, tmp_path):
     done = typed(labels, cwd=tmp_path)
     assert done.returncode == 2
