@@ -224,6 +224,8 @@ class View:
     def step(self, number: int, what: str) -> None:
         """Show what is being done."""
         self.now = f"round {number} of {self.rounds}: {what}" if number else what
+        if self.live:
+            self.live.refresh()
 
     def finished(self, summary: dict[str, Any]) -> None:
         """Add a round."""
@@ -235,15 +237,17 @@ class View:
 
     def _table(self) -> Any:
         from rich import box
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, caption=Text(self.now), caption_justify="left")
+        table = Table(box=box.SIMPLE_HEAD)
         for name in _cells(self.done[0]) if self.done else ("round",):
             table.add_column(name, justify="right")
         for summary in self.done:
             table.add_row(*map(Text, _cells(summary).values()))
-        return table
+        # Not a caption, which is broken at the width of the table.
+        return Group(table, Text(self.now))
 
 
 def _cells(summary: dict[str, Any]) -> dict[str, str]:

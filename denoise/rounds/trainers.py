@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,7 +143,9 @@ class CommandTrainer:
         write_export(with_strategy(rows, strategy, seed=seed), data, self.format)
         log = out.with_name(f"{out.name}.log")
         self._run(self._words(self._given(data), model, unfinished), log)
-        if not any(unfinished.glob("*config.json")):
+        if not any(
+            (unfinished / name).is_file() for name in ("config.json", "adapter_config.json")
+        ):
             raise RunError(
                 f"{plain(self.template)} ended well and left no model in {unfinished}; see {log}"
             )
@@ -167,9 +170,9 @@ class CommandTrainer:
                 done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
             except OSError as error:
                 raise RunError(f"{words[0]} could not be started: {error.strerror}") from error
-        if done.returncode:
+        code = done.returncode
+        if code:
+            ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
             print("\n".join(plain(line) for line in last), file=sys.stderr)
-            raise RunError(
-                f"{words[0]} ended with status {done.returncode}; all it said is in {log}"
-            )
+            raise RunError(f"{words[0]} ended: {ended}; all it said is in {log}")

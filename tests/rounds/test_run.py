@@ -286,8 +286,21 @@ def test_a_failing_trainer_says_where_its_log_is(policy_dir, tmp_path, capsys):
     assert "no GPU here" in capsys.readouterr().err
 
 
-def test_a_trainer_that_writes_nothing_is_noticed(policy_dir, tmp_path):
-    command = "python -c 'pass' {data} {out}"
+def test_a_killed_trainer_is_named(policy_dir, tmp_path):
+    command = "python -c 'import os; os.kill(os.getpid(), 9)' {data} {out}"
+    with pytest.raises(RunError, match="ended: killed by SIGKILL"):
+        run(
+            labelled(),
+            model=str(policy_dir),
+            out=tmp_path / "run",
+            **{**QUICK, "train_command": command},
+        )
+
+
+@pytest.mark.parametrize("written", ["", "generation_config.json"])
+def test_a_trainer_that_writes_no_model_is_noticed(written, policy_dir, tmp_path):
+    code = f'import sys; name = "{written}"; name and open(sys.argv[2] + "/" + name, "w")'
+    command = f"python -c '{code}' {{data}} {{out}}"
     with pytest.raises(RunError, match="left no model"):
         run(
             labelled(),
