@@ -67,8 +67,9 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A chart among others. The axis has a tick at each of `ticks`, (value, name), that has room.
+    """A chart among others.
 
+    ticks: (value, name), shown where the lines reach and there is room.
     ratio: whether equal distances on the x axis are equal ratios. references: heights to mark
     across the chart. diagonal: whether to mark y = x.
     """
@@ -259,6 +260,8 @@ def _panel(panel: Panel, number: dict[str, int], width: int) -> list[str]:
         )
     after = -math.inf
     for value, name in panel.ticks:
+        if not first - 1e-9 <= scale(value) <= last + 1e-9:
+            continue
         x, half = x_of(value), 3.4 * len(name)
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 5}"/>')
         if x - half > after + 4:

@@ -284,6 +284,7 @@ def write(
     given.out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", f"pipelines/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     modes = [m for m in (*MODES, KNOWN) if "mode" in table.columns and m in table["mode"]]
+    seeds = f"{len(given.seeds)} seed" + "s" * (len(given.seeds) > 1)
     parts = [
         f"# {title}",
         reading,
@@ -291,7 +292,7 @@ def write(
         *body,
         *(["Modes: " + "; ".join(f"`{m}` {MEANINGS[m]}" for m in modes) + "."] if modes else []),
         f"{spread} All figures: [{name}.csv]({name}.csv).",
-        f"`{command}`, {len(given.seeds)} seeds, {datetime.now(UTC):%Y-%m-%d}; denoise "
+        f"`{command}`, {seeds}, {datetime.now(UTC):%Y-%m-%d}; denoise "
         f"{denoise.__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
         f"numba {numba.__version__}, polars {pl.__version__}.",
     ]

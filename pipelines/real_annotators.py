@@ -248,7 +248,7 @@ def report(
     ]
     names = ["votes", "round", *(c.name for c in FIGURES), "accuracy_change", "hidden_change"]
     last = table.filter(pl.col("round") == given.rounds)
-    reading = " ".join(_sentence(table.filter(pl.col("votes") == v), v) for v in last["votes"])
+    reading = ". ".join(_sentence(table.filter(pl.col("votes") == v), v) for v in last["votes"])
     panels = [
         Panel(
             column.title,
@@ -264,7 +264,7 @@ def report(
         "real_annotators",
         "Real annotators through the rounds",
         given,
-        reading=reading,
+        reading=f"{reading}.",
         body=[
             markdown(pl.DataFrame(shown, names, orient="row")),
             "; ".join(f"`{c.name}`: {c.title.lower()}" for c in FIGURES)
@@ -287,12 +287,22 @@ def with_error(table: pl.DataFrame, column: Column) -> pl.DataFrame:
 
 
 def _sentence(rows: pl.DataFrame, votes: str) -> str:
+    """The change from the first round to the last, by the judges that there are."""
     first, last = rows.row(0, named=True), rows.row(-1, named=True)
-    return (
-        f"With {votes}, the votes alone agree with the authors' estimate in "
-        f"{100 * first[ACCURACY.name]:.1f} % of the pairs, with the policy's margins in "
-        f"{100 * last[ACCURACY.name]:.1f} % (change {_interval(last, ACCURACY.name)})."
-    )
+    changes = [
+        f"{judge} from {100 * first[name]:.1f} to {100 * last[name]:.1f} % ({_points(last, name)})"
+        for name, judge in (
+            (HIDDEN.name, "the hidden votes"),
+            (ACCURACY.name, "the authors' estimate"),
+        )
+        if last[name] is not None
+    ]
+    return f"With {votes}, the policy's margins move the agreement with " + ", with ".join(changes)
+
+
+def _points(row: dict[str, Any], name: str) -> str:
+    low, high = (100 * row[f"{name}_{side}"] for side in ("low", "high"))
+    return f"{low:+.1f} to {high:+.1f} points"
 
 
 def _fixed(value: float | None) -> str:

@@ -109,6 +109,13 @@ def test_charts_name_their_axes_lines_and_ticks_once_in_a_legend() -> None:
     assert texts.count("votes") == texts.count("AUC") == 2
 
 
+def test_a_tick_beyond_the_lines_is_not_shown() -> None:
+    ticks = [(0, "none"), (1, "one"), (2, "two"), (3, "three")]
+    text = lines_svg([Panel("P", "x", "y", [Line("l", [1, 2], [0, 1])], ticks)], title="T")
+    texts = [each.text for each in ElementTree.fromstring(text).iter(f"{SVG}text")]
+    assert [name for _, name in ticks if name in texts] == ["one", "two"]
+
+
 def test_a_chart_without_a_point_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to draw in 'Panel'"):
         chart(Line("a", [1], [float("nan")]))
