@@ -120,10 +120,10 @@ def main() -> None:
 def planned(given: Given) -> Iterator[Case]:
     """The cases, seed by seed, so that an unfinished table has whole seeds."""
     for loss in given.losses:
-        noises = given.noises if loss == "dpo" else (OTHER_NOISE,)
-        for seed in given.seeds:
-            if loss != "dpo" and seed >= OTHER_SEEDS:
-                continue
+        noises, seeds = (OTHER_NOISE,), given.seeds[:OTHER_SEEDS]
+        if loss == "dpo":
+            noises, seeds = given.noises, given.seeds
+        for seed in seeds:
             for noise in noises:
                 for method in METHODS:
                     if noise == 0 and method in ("true labels", "smoothing", "rdpo"):
@@ -202,10 +202,8 @@ def as_long(
             train(seen, model=str(start), reference=str(base), out=policy, **options)
         ends.append(policy)
     average_weights(ends, work / "mean")
-    last = train(
-        rows, model=str(work / "mean"), reference=str(base), out=work / "policy", **options
-    )
-    return last.directory
+    mean, last = str(work / "mean"), work / "policy"
+    return train(rows, model=mean, reference=str(base), out=last, **options).directory
 
 
 def accuracy(policy: Path, base: Path, test: Dataset, loss: str) -> float:

@@ -20,12 +20,13 @@ def save_pretrained(
     *,
     seed: int,
     positions: int,
+    epochs: int = 1,
 ) -> Path:
     """A Llama of three layers that predicts responses to their prompts, and its tokenizer.
 
-    It passes once over the examples (prompt, response), the first `positions` tokens of each; what
-    is in the directory already stays. The tokenizer's first tokens are `SPECIAL`; that each text
-    begins with `<s>` is added to it here.
+    It passes `epochs` times over the examples (prompt, response), the first `positions` tokens of
+    each, all passes shuffled together; what is in the directory already stays. The tokenizer's
+    first tokens are `SPECIAL`; that each text begins with `<s>` is added to it here.
     """
     if (directory / "tokenizer.json").is_file():  # the last to be written
         return directory
@@ -60,6 +61,7 @@ def save_pretrained(
         before = len(fast(prompt)["input_ids"])
         ids = fast(prompt + response + fast.eos_token)["input_ids"][:positions]
         rows.append((torch.tensor(ids), before))
+    rows *= epochs
     order = torch.randperm(len(rows)).tolist()
     steps = len(rows) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), RATE)

@@ -80,11 +80,10 @@ def main() -> None:
             run(data, model=str(base), out=out, seed=seed, **options, **TRAINING)
             hidden = votes.join(visible[regime], on=["item", "annotator"], how="anti")
             truth = known(data, facts, hidden)
-            for number in range(given.rounds + 1):
-                told = evidence(truth, out / f"round-{number}" / "em")
-                if number == 0:
-                    first = told
-                found = {**figures(told), **changes(first, told, seed)}
+            ems = [out / f"round-{number}" / "em" for number in range(given.rounds + 1)]
+            told = [evidence(truth, em) for em in ems]
+            for number, here in enumerate(told):
+                found = {**figures(here), **changes(told[0], here, seed)}
                 rows.append({"votes": REGIMES[regime], "round": number, **found})
                 print(rows[-1], flush=True)
     report(pl.DataFrame(rows, infer_schema_length=None), votes, one, facts, given)
@@ -126,8 +125,14 @@ def known(data: Dataset, facts: pl.DataFrame, hidden: pl.DataFrame) -> pl.DataFr
     `against_a` (hidden votes).
     """
     pairs = data.pairs.select("pair_id", "prompt", a="response_a", b="response_b")
-    straight = facts.rename({"first": "a", "second": "b"}).rename(
-        {"first_rank": "rank_a", "second_rank": "rank_b", "first_better": "a_better"}
+    straight = facts.rename(
+        {
+            "first": "a",
+            "second": "b",
+            "first_rank": "rank_a",
+            "second_rank": "rank_b",
+            "first_better": "a_better",
+        }
     )
     turned = straight.rename({"a": "b", "b": "a", "rank_a": "rank_b", "rank_b": "rank_a"})
     turned = turned.with_columns(~pl.col("a_better"))
@@ -154,9 +159,8 @@ def evidence(truth: pl.DataFrame, em: Path) -> pl.DataFrame:
 
 def figures(told: pl.DataFrame) -> dict[str, float | None]:
     """The figures of a round; None where there is nothing to tell."""
-    gold = told.filter(pl.col("a_better").is_not_null())
     found: dict[str, float | None] = {
-        BRIER.name: ((gold["posterior"] - gold["a_better"].cast(pl.Float64)) ** 2).mean(),
+        BRIER.name: ((told["posterior"] - told["a_better"].cast(pl.Float64)) ** 2).mean(),
         RANKING.name: ranking(told),
     }
     for name in SHARES:
@@ -176,9 +180,9 @@ def agreement(told: pl.DataFrame, name: str) -> tuple[Floats, Floats]:
         weight = better.is_not_null().to_numpy().astype(float)
         truth = better.fill_null(False).to_numpy().astype(float)
     score = told["margin"] if name == MODEL.name else told["posterior"] - 0.5
-    if name == MODEL.name and not (score.fill_null(0.0) != 0).any():
-        weight = weight * 0  # there was no model
     side = np.sign(score.fill_null(0.0).to_numpy())
+    if name == MODEL.name and not side.any():
+        weight = weight * 0  # there was no model
     return 0.5 + side * (truth - 0.5), weight
 
 
@@ -226,9 +230,8 @@ def save_base_model(votes: pl.DataFrame, directory: Path, seed: int) -> Path:
         show_progress=False,
     )
     tokenizer.train_from_iterator([p + text for p, text in examples], trainer)
-    return save_pretrained(
-        tokenizer, examples * PRETRAINING_EPOCHS, directory, seed=seed, positions=LENGTH
-    )
+    how = {"seed": seed, "positions": LENGTH, "epochs": PRETRAINING_EPOCHS}
+    return save_pretrained(tokenizer, examples, directory, **how)
 
 
 def report(
@@ -237,14 +240,13 @@ def report(
     """The table, and the figures from round to round."""
     shown = [
         (
-            votes_of,
-            number,
+            row["votes"],
+            row["round"],
             *(_fixed(row[c.name]) for c in FIGURES),
-            _interval(row, ACCURACY.name),
-            _interval(row, HIDDEN.name),
+            _change(row, ACCURACY.name),
+            _change(row, HIDDEN.name),
         )
         for row in table.iter_rows(named=True)
-        for votes_of, number in [(row["votes"], row["round"])]
     ]
     names = ["votes", "round", *(c.name for c in FIGURES), "accuracy_change", "hidden_change"]
     last = table.filter(pl.col("round") == given.rounds)
@@ -253,7 +255,7 @@ def report(
         Panel(
             column.title,
             "round",
-            "share" if column is not BRIER else "score",
+            "share",
             lines(with_error(table, column), "round", column, "votes"),
             ticks(range(given.rounds + 1)),
         )
@@ -290,7 +292,8 @@ def _sentence(rows: pl.DataFrame, votes: str) -> str:
     """The change from the first round to the last, by the judges that there are."""
     first, last = rows.row(0, named=True), rows.row(-1, named=True)
     changes = [
-        f"{judge} from {100 * first[name]:.1f} to {100 * last[name]:.1f} % ({_points(last, name)})"
+        f"{judge} from {100 * first[name]:.1f} to {100 * last[name]:.1f} % "
+        f"({_change(last, name, 100, 1)} points)"
         for name, judge in (
             (HIDDEN.name, "the hidden votes"),
             (ACCURACY.name, "the authors' estimate"),
@@ -300,18 +303,16 @@ def _sentence(rows: pl.DataFrame, votes: str) -> str:
     return f"With {votes}, the policy's margins move the agreement with " + ", with ".join(changes)
 
 
-def _points(row: dict[str, Any], name: str) -> str:
-    low, high = (100 * row[f"{name}_{side}"] for side in ("low", "high"))
-    return f"{low:+.1f} to {high:+.1f} points"
-
-
 def _fixed(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _interval(row: dict[str, Any], name: str) -> str:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return "–" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+def _change(row: dict[str, Any], name: str, unit: float = 1, digits: int = 3) -> str:
+    """The bounds of a change, in so many to one."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None:
+        return "–"
+    return f"{unit * low:+.{digits}f} to {unit * high:+.{digits}f}"
 
 
 def _given() -> Given:

@@ -35,3 +35,14 @@ def make(n: int, seed: int = 0) -> Dataset:
         }
     )
     return Dataset(Provenance("import"), pairs=pairs, votes=votes)
+
+
+def as_messages(data: Dataset, prompts: list[list[dict[str, str]]]) -> Dataset:
+    """The data with these dialogues as prompts, each response one assistant turn."""
+    answers = {
+        name: [[{"role": "assistant", "content": text}] for text in data.pairs[name]]
+        for name in ("response_a", "response_b")
+    }
+    columns = {"prompt": prompts, **answers}
+    pairs = data.pairs.with_columns(pl.Series(name, each) for name, each in columns.items())
+    return Dataset(data.provenance, pairs=pairs, votes=data.votes)

@@ -18,7 +18,7 @@ LAYERS = [
     {"schema"},
     {"losses", "noise", "tables", "tokenise", "plot"},
     {"pooled", "crowd"},
-    {"dataset", "scores", "parts", "progress", "simulate"},
+    {"dataset", "scores", "parts", "processes", "progress", "simulate"},
     {"importers"},
     {"scorers", "trainers"},
     {"stages"},

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
+import noise_robustness as benchmark
 import numpy as np
 import polars as pl
 import pytest
-
-PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
-
-
-@pytest.fixture
-def language(monkeypatch):
-    monkeypatch.syspath_prepend(str(PIPELINES))
-    import small_language
-
-    return small_language
+import small_language as language
+from noise_tables import won_back
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(PIPELINES))
-    import noise_robustness
-
-    return noise_robustness
-
-
-def worth(language, prompt: str, response: str) -> float:
+def worth(prompt: str, response: str) -> float:
     """The sum that decides which response is better, from the spelled words."""
     number = {language.spelling(i): i for i in range(language.N_WORDS)}
     topic = {number[word] // language.WORDS for word in prompt.split()}
@@ -39,16 +23,16 @@ def worth(language, prompt: str, response: str) -> float:
     return language.QUALITY[words].sum() + language.ON_TOPIC * on_topic
 
 
-def test_the_better_response_is_better_by_the_gap_at_least(language):
+def test_the_better_response_is_better_by_the_gap_at_least():
     pairs = language.draw_pairs(50, seed=1)
     for prompt, better, worse in pairs.iter_rows():
-        assert worth(language, prompt, better) - worth(language, prompt, worse) >= language.GAP
+        assert worth(prompt, better) - worth(prompt, worse) >= language.GAP
     assert language.draw_pairs(50, seed=1).equals(pairs)
     assert len({language.spelling(i) for i in range(language.N_WORDS)}) == language.N_WORDS
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3, 0.4])
-def test_that_share_of_the_labels_is_wrong(language, noise):
+def test_that_share_of_the_labels_is_wrong(noise):
     n = 20_000
     labels = language.draw_annotators(n, noise, seed=0)
     assert 1 - labels.right.mean() == pytest.approx(noise, abs=4 * 0.5 / np.sqrt(n))
@@ -60,11 +44,8 @@ def test_that_share_of_the_labels_is_wrong(language, noise):
     assert (rows["chosen"] == pairs["better"]).to_list() == few.right.tolist()
 
 
-def test_the_share_that_is_won_back_is_a_ratio_of_sums(monkeypatch):
+def test_the_share_that_is_won_back_is_a_ratio_of_sums():
     """Plain 0.6 and 0.7, truth 0.9 and 0.8, a method 0.75 and 0.8: (1.55 − 1.3) / (1.7 − 1.3)."""
-    monkeypatch.syspath_prepend(str(PIPELINES))
-    from noise_tables import won_back
-
     table = pl.DataFrame(
         {
             "method": ["plain", "plain", "true labels", "true labels", "rounds", "rounds"],
@@ -76,7 +57,7 @@ def test_the_share_that_is_won_back_is_a_ratio_of_sums(monkeypatch):
 
 
 def test_finished_cases_are_not_done_again_and_the_last_call_writes_the_table(
-    benchmark, monkeypatch, tmp_path, capsys
+    monkeypatch, tmp_path, capsys
 ):
     words = ["x", "--out", str(tmp_path), "--seeds", "2", "--losses", "dpo", "--noises", "0", "0.3"]
     monkeypatch.setattr(sys, "argv", words)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import experiment
 import numpy as np
 import polars as pl
 import pytest
@@ -19,21 +20,11 @@ PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
 
 
 @pytest.fixture
-def experiment(monkeypatch):
-    """The module that the experiments share."""
-    monkeypatch.syspath_prepend(str(PIPELINES))
-    import experiment
-
-    return experiment
-
-
-@pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """Run an experiment as its command line would, and read what it wrote: text and figures."""
 
     def run_script(name: str, *options: str) -> tuple[str, pl.DataFrame]:
         script = PIPELINES / f"exp_{name}.py"
-        monkeypatch.syspath_prepend(str(PIPELINES))
         monkeypatch.setattr(sys, "argv", [str(script), "--quick", "--out", str(tmp_path), *options])
         runpy.run_path(str(script), run_name="__main__")
         text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
@@ -128,7 +119,7 @@ def test_a_mode_can_be_left_out(run):
     assert set(table["seeds"]) == {1}
 
 
-def test_auc_is_the_share_of_pairs_in_the_right_order(experiment):
+def test_auc_is_the_share_of_pairs_in_the_right_order():
     generator = np.random.default_rng(0)
     score = generator.integers(0, 5, 40).astype(float)
     positive = generator.random(40) < 0.4
@@ -138,7 +129,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(experiment):
     assert np.isnan(experiment.auc(score, np.ones(40, bool)))
 
 
-def test_figures_are_averaged_over_seeds_with_a_standard_error(experiment):
+def test_figures_are_averaged_over_seeds_with_a_standard_error():
     column = experiment.Column("x", "X")
     values = [1.0, 2.0, 6.0]
     rows = [{"case": 1, "mode": "auto", "seed": s, "x": v} for s, v in enumerate(values)]

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
+import real_annotators as experiment
 
 from denoise import em, import_data
 from denoise.simulate import simulate
 from denoise.stages.em import write_em
-
-PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
-
-
-@pytest.fixture
-def experiment(monkeypatch):
-    monkeypatch.syspath_prepend(str(PIPELINES))
-    import real_annotators
-
-    return real_annotators
 
 
 @pytest.fixture
@@ -49,7 +38,7 @@ def source(tmp_path):
     return tmp_path
 
 
-def test_what_is_known_is_told_along_response_a(experiment, source):
+def test_what_is_known_is_told_along_response_a(source):
     votes, facts = experiment.read_source(source)
     assert facts.rows(named=True)[0] == {
         "item": "t|x_y",
@@ -78,7 +67,7 @@ def test_what_is_known_is_told_along_response_a(experiment, source):
             assert (row["for_a"], row["against_a"]) == (1, 1)
 
 
-def test_evidence_is_told_along_response_a(experiment, tmp_path):
+def test_evidence_is_told_along_response_a(tmp_path):
     s = simulate(200, 10, 2, seed=1)
     data = s.dataset()
     write_em(em(data, margin_column="margin"), tmp_path / "em")
@@ -109,7 +98,7 @@ def told():
     )
 
 
-def test_figures_of_a_round(experiment, told):
+def test_figures_of_a_round(told):
     found = experiment.figures(told)
     assert found["accuracy"] == pytest.approx((1 + 0 + 0.5) / 3)
     assert found["model"] == 1.0
@@ -120,7 +109,7 @@ def test_figures_of_a_round(experiment, told):
     assert unscored["model"] is None
 
 
-def test_the_ranking_follows_the_posteriors(experiment, told):
+def test_the_ranking_follows_the_posteriors(told):
     """Twelve arguments that beat each other as they are ranked, then the other way round."""
     pairs = [(i, j) for i in range(12) for j in range(i + 1, 12)]
     frame = pl.DataFrame(
@@ -137,7 +126,7 @@ def test_the_ranking_follows_the_posteriors(experiment, told):
     assert experiment.ranking(frame.with_columns(posterior=0.1)) == pytest.approx(-1.0)
 
 
-def test_changes_are_bounded_over_stances(experiment, told):
+def test_changes_are_bounded_over_stances(told):
     better = told.with_columns(posterior=pl.Series([0.9, 0.2, 0.9, 0.3]))
     found = experiment.changes(told, better, seed=0)
     # Stance p gains 1 of 2 pairs, q ½ of 1.

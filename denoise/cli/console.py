@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
+from denoise import processes
 from denoise.plain import plain
 
 
@@ -15,8 +16,8 @@ def say(text: str) -> None:
 
 
 def let_the_first_process_speak() -> None:
-    """Silence the others that `accelerate launch` or torchrun starts beside it (RANK is theirs)."""
-    if os.environ.get("RANK", "0") != "0":
+    """Silence the others that `accelerate launch` or torchrun starts beside it."""
+    if not processes.is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as it runs
 
 

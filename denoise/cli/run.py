@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,16 +102,16 @@ def run(
     texts: shared.Texts = None,
 ) -> None:
     """Train, score what was not trained on, infer weights, and again: full EM."""
-    from denoise import tables
+    from denoise import processes, tables
     from denoise.cli.console import say
     from denoise.errors import naming_files, refuse
     from denoise.rounds import run as rounds_of
 
     refuse_code(context, allow_commands)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes.count() > 1:
         refuse(
             "the rounds are one process, and were started as several",
-            found=f"WORLD_SIZE {os.environ['WORLD_SIZE']}",
+            found=f"WORLD_SIZE {processes.count()}",
             fix="give --train-command 'accelerate launch -m denoise train {data} --model {model} "
             "--reference {reference} --out {out}', which starts several for each training",
         )

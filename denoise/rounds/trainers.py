@@ -26,6 +26,8 @@ Announce = Callable[[str], None]
 
 PLACES = frozenset({"data", "model", "out", "reference", "seed"})
 LOG_LINES = 15
+CONFIGURATIONS = ("config.json", "adapter_config.json")
+"""Of a model and of an adapter: one of them is in what a trainer writes."""
 
 
 class Trainer(Protocol):
@@ -116,9 +118,13 @@ class CommandTrainer:
     @property
     def settings(self) -> dict[str, Any]:
         """The command, as it was typed, and what it reads."""
-        strategy = formats.find(self.format).default_strategy
         told = {"trainer": self.template, "format": self.format, "seed": self.seed}
-        return told if strategy == "weight" else {**told, "strategy": strategy}
+        return {**told, "strategy": "sample"} if self._draws else told
+
+    @property
+    def _draws(self) -> bool:
+        """Whether the labels are drawn, as the program would not read their weights."""
+        return formats.find(self.format).default_strategy == "sample"
 
     def train(self, rows: Export, model: str, out: Path, made_from: Provenance) -> None:
         """Run the command; what an earlier, interrupted one left in `{out}` is there for it.
@@ -138,14 +144,11 @@ class CommandTrainer:
             tables.write_text(provenance.to_json() + "\n", work / tables.MANIFEST)
         data, unfinished = work / "data", work / "policy"
         unfinished.mkdir(exist_ok=True)
-        strategy = formats.find(self.format).default_strategy
-        seed = self.seed if strategy == "sample" else 0
-        write_export(with_strategy(rows, strategy, seed=seed), data, self.format)
+        rows = with_strategy(rows, "sample", seed=self.seed) if self._draws else rows
+        write_export(rows, data, self.format)
         log = out.with_name(f"{out.name}.log")
         self._run(self._words(self._given(data), model, unfinished), log)
-        if not any(
-            (unfinished / name).is_file() for name in ("config.json", "adapter_config.json")
-        ):
+        if not any((unfinished / name).is_file() for name in CONFIGURATIONS):
             raise RunError(
                 f"{plain(self.template)} ended well and left no model in {unfinished}; see {log}"
             )

@@ -16,7 +16,7 @@ from denoise import __version__, schema, tables
 from denoise.errors import refuse
 from denoise.plain import plain
 from denoise.plot import histogram_svg
-from denoise.stages.trainers import LOSSES, Training
+from denoise.stages.trainers import Training
 from denoise.tables import Provenance
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def render(
         data_version=_data_version(result.provenance.run_id, format.name),
         strategy=result.provenance.settings.get("strategy", "weight"),
         training=Training.after(result.made_from),
-        losses=LOSSES.get(format.name, ()),
         n=len(weight),
         size=next((name for most, name in _SIZES if len(weight) < most), "n>1M"),
         license=license.lower() if license else None,

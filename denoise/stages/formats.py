@@ -11,7 +11,7 @@ import polars as pl
 from denoise import tables
 from denoise.errors import refuse
 from denoise.stages import trainers
-from denoise.stages.trainers import Made
+from denoise.stages.trainers import Made, Training
 
 MAX_SHARD_BYTES = 500_000_000
 MAX_SHARD_ROWS = 200_000
@@ -31,7 +31,7 @@ class Format:
     `data_files` is what a loader reads, in the directory; `write` puts a frame there, or raises an
     `InputError` where the format cannot hold it; `columns` are those of a frame that it keeps.
     use: what to do with it, where it is for another trainer, which has its own names for the texts
-    and reads no soft labels.
+    and reads no soft labels. losses: those of ours that it has.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Format:
     write: Callable[[pl.DataFrame, Path, Made], None]
     columns: Callable[[pl.DataFrame], list[str]]
     use: str | None = None
+    losses: tuple[str, ...] = ()
 
     @property
     def default_strategy(self) -> str:
@@ -141,6 +142,18 @@ def _all(frame: pl.DataFrame) -> list[str]:
     return frame.columns
 
 
+def _of_trainer(
+    name: str,
+    losses: tuple[str, ...],
+    write: Callable[[pl.DataFrame, Path, Training], None],
+    use: str,
+) -> Format:
+    def with_loss(frame: pl.DataFrame, directory: Path, made: Made) -> None:
+        write(frame, directory, Training.after(made).among(losses))
+
+    return Format(name, trainers.DATA_FILE, with_loss, trainers.kept, use, losses)
+
+
 FORMATS = {
     f.name: f
     for f in (
@@ -148,48 +161,49 @@ FORMATS = {
         Format("trl", _SHARDS, _write_trl, _trl_columns),
         Format("jsonl", "train.jsonl", _write_jsonl, _all),
         Format("parquet", "train.parquet", _write_parquet, _all),
-        *(
-            Format(name, trainers.DATA_FILE, write, trainers.kept, use)
-            for name, write, use in (
-                (
-                    "llamafactory",
-                    trainers.write_llamafactory,
-                    "Set the model and its template in `llamafactory.yaml`, then run "
-                    "`llamafactory-cli train llamafactory.yaml` in this directory; "
-                    "`dataset_info.json` names the data set `denoise`.",
-                ),
-                (
-                    "axolotl",
-                    trainers.write_axolotl,
-                    "Set the model in `axolotl.yaml`, then run `axolotl train axolotl.yaml` in "
-                    "this directory.",
-                ),
-                (
-                    "openrlhf",
-                    trainers.write_openrlhf,
-                    "Set the model in `openrlhf.sh`, then run `sh openrlhf.sh` in this directory. "
-                    "A reward model (`openrlhf.cli.train_rm`) reads a field `margin`, which "
-                    "`denoise export --for reward` writes.",
-                ),
-                (
-                    "ms-swift",
-                    trainers.write_swift,
-                    "Set the model in `swift.sh`, then run `sh swift.sh` in this directory. "
-                    "`swift rlhf --rlhf_type rm` reads a field `margin`, which "
-                    "`denoise export --for reward` writes.",
-                ),
-                (
-                    "nemo-rl",
-                    trainers.write_nemo,
-                    "Merge `nemo-rl.yaml` into your recipe's configuration: the rows are in the "
-                    "rank form of `PreferenceDataset`.",
-                ),
-                (
-                    "torchtune",
-                    trainers.write_torchtune,
-                    "Merge `torchtune.yaml` into a DPO recipe's configuration.",
-                ),
-            )
+        _of_trainer(
+            "llamafactory",
+            ("dpo", "ipo", "simpo"),
+            trainers.write_llamafactory,
+            "Set the model and its template in `llamafactory.yaml`, then run "
+            "`llamafactory-cli train llamafactory.yaml` in this directory; "
+            "`dataset_info.json` names the data set `denoise`.",
+        ),
+        _of_trainer(
+            "axolotl",
+            ("dpo", "ipo", "simpo"),
+            trainers.write_axolotl,
+            "Set the model in `axolotl.yaml`, then run `axolotl train axolotl.yaml` in "
+            "this directory.",
+        ),
+        _of_trainer(
+            "openrlhf",
+            ("dpo", "ipo"),
+            trainers.write_openrlhf,
+            "Set the model in `openrlhf.sh`, then run `sh openrlhf.sh` in this directory. "
+            "A reward model (`openrlhf.cli.train_rm`) reads a field `margin`, which "
+            "`denoise export --for reward` writes.",
+        ),
+        _of_trainer(
+            "ms-swift",
+            ("dpo", "ipo", "simpo", "cpo"),
+            trainers.write_swift,
+            "Set the model in `swift.sh`, then run `sh swift.sh` in this directory. "
+            "`swift rlhf --rlhf_type rm` reads a field `margin`, which "
+            "`denoise export --for reward` writes.",
+        ),
+        _of_trainer(
+            "nemo-rl",
+            ("dpo",),
+            trainers.write_nemo,
+            "Merge `nemo-rl.yaml` into your recipe's configuration: the rows are in the "
+            "rank form of `PreferenceDataset`.",
+        ),
+        _of_trainer(
+            "torchtune",
+            ("dpo",),
+            trainers.write_torchtune,
+            "Merge `torchtune.yaml` into a DPO recipe's configuration.",
         ),
     )
 }

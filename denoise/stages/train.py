@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from denoise import schema, tables
+from denoise import processes, schema, tables
 from denoise.errors import Fault, raise_any, refuse
 from denoise.parts import changes
 from denoise.stages.training_rows import REFERENCE, SKIPPED_SCHEMA, trainable
@@ -112,7 +111,7 @@ def train(
             announce(note)
         return _read(out, made, notes)
     work = out.with_name(f"{out.name}.parts")
-    if _first():
+    if processes.is_first():
         _claim(work, made, replace_unfinished)
     from denoise.scorers.models import load_tokenizer
 
@@ -168,11 +167,6 @@ def _read(out: Path, made: Provenance, notes: tuple[str, ...]) -> Trained:
     return Trained(out, log, eta, nothing if skipped is None else skipped, made, False, notes)
 
 
-def _first() -> bool:
-    """Whether this is the only process, or the first of several (RANK is torchrun's)."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _files(settings: TrainSettings) -> dict[str, str]:
     """Hashes of the files that further arguments name, DeepSpeed's configuration for instance."""
     given = {name: v for name, v in settings.trainer_args.items() if isinstance(v, str)}
@@ -181,7 +175,7 @@ def _files(settings: TrainSettings) -> dict[str, str]:
 
 def _processes() -> dict[str, int]:
     """How many processes share a step, where they are several: its batch is so much larger."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = processes.count()
     return {"processes": count} if count > 1 else {}
 
 

@@ -27,16 +27,6 @@ FIGURES = {"weight": "weight", "reward_margin": "margin"}
 """What of a row's figures stands beside the trainer's own fields, and under which name. `margin`
 of the policy does not: OpenRLHF and ms-swift take a field of that name for a reward model's."""
 
-LOSSES = {
-    "llamafactory": ("dpo", "ipo", "simpo"),
-    "axolotl": ("dpo", "ipo", "simpo"),
-    "openrlhf": ("dpo", "ipo"),
-    "ms-swift": ("dpo", "ipo", "simpo", "cpo"),
-    "nemo-rl": ("dpo",),
-    "torchtune": ("dpo",),
-}
-"""Those of our losses that each trainer has."""
-
 Made = Sequence[Provenance]
 """What made the rows, from stage to stage."""
 
@@ -57,11 +47,14 @@ class Training(NamedTuple):
         loss = told.get("loss", "dpo")
         return cls(loss, told.get("beta", BETA[loss]), told.get("gamma", GAMMA))
 
-    @classmethod
-    def by(cls, trainer: str, made: Made) -> Training:
-        """The same, or DPO where the trainer has no such loss."""
-        same = cls.after(made)
-        return same if same.loss in LOSSES[trainer] else cls.after(())
+    def among(self, losses: Sequence[str]) -> Training:
+        """The same, or DPO where a trainer has only these losses."""
+        return self if self.loss in losses else Training.after(())
+
+    @property
+    def margin_term(self) -> dict[str, float]:
+        """SimPO's γ under the name that the trainers have for it; nothing of other losses."""
+        return {"simpo_gamma": self.gamma} if self.loss == "simpo" else {}
 
 
 def is_chat(frame: pl.DataFrame) -> bool:
@@ -78,7 +71,7 @@ def as_messages(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def write_llamafactory(frame: pl.DataFrame, directory: Path, made: Made) -> None:
+def write_llamafactory(frame: pl.DataFrame, directory: Path, training: Training) -> None:
     """`dataset_info.json` with its rows, Alpaca's form of texts and ShareGPT's of messages."""
     if is_chat(frame):
         frame = as_messages(frame)
@@ -106,8 +99,6 @@ def write_llamafactory(frame: pl.DataFrame, directory: Path, made: Made) -> None
     _write_rows(rows, directory)
     info = {"denoise": {"file_name": DATA_FILE, "ranking": True, **form}}
     tables.write_json(info, directory / "dataset_info.json")
-    training = Training.by("llamafactory", made)
-    gamma = {"simpo_gamma": training.gamma} if training.loss == "simpo" else {}
     _write_yaml(
         {
             "stage": "dpo",
@@ -118,7 +109,7 @@ def write_llamafactory(frame: pl.DataFrame, directory: Path, made: Made) -> None
             "dataset": "denoise",
             "pref_loss": "sigmoid" if training.loss == "dpo" else training.loss,
             "pref_beta": training.beta,
-            **gamma,
+            **training.margin_term,
             "finetuning_type": "lora",
             "output_dir": "policy",
         },
@@ -126,7 +117,7 @@ def write_llamafactory(frame: pl.DataFrame, directory: Path, made: Made) -> None
     )
 
 
-def write_axolotl(frame: pl.DataFrame, directory: Path, made: Made) -> None:
+def write_axolotl(frame: pl.DataFrame, directory: Path, training: Training) -> None:
     """Rows and `axolotl.yaml`: `chat_template.default` of messages, `user_defined` of texts."""
     if is_chat(frame):
         frame = as_messages(frame)
@@ -141,15 +132,13 @@ def write_axolotl(frame: pl.DataFrame, directory: Path, made: Made) -> None:
         rows = _plain_rows(frame)
         form = {"field_prompt": "prompt", "field_chosen": "chosen", "field_rejected": "rejected"}
     _write_rows(rows, directory)
-    training = Training.by("axolotl", made)
-    gamma = {"simpo_gamma": training.gamma} if training.loss == "simpo" else {}
     _write_yaml(
         {
             "base_model": "MODEL",
             "chat_template": "tokenizer_default",
             "rl": training.loss,
             "rl_beta": training.beta,
-            **gamma,
+            **training.margin_term,
             "datasets": [{"path": DATA_FILE, "ds_type": "json", "split": "train", "type": form}],
             "output_dir": "policy",
         },
@@ -157,11 +146,10 @@ def write_axolotl(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     )
 
 
-def write_openrlhf(frame: pl.DataFrame, directory: Path, made: Made) -> None:
+def write_openrlhf(frame: pl.DataFrame, directory: Path, training: Training) -> None:
     """Rows with prompt, chosen and rejected, and the command that reads them."""
     chat = is_chat(frame)
     _write_rows(_plain_rows(as_messages(frame) if chat else frame), directory)
-    training = Training.by("openrlhf", made)
     words = [
         "deepspeed --module openrlhf.cli.train_dpo",
         "--model.model_name_or_path MODEL",
@@ -174,7 +162,7 @@ def write_openrlhf(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     tables.write_text(" \\\n    ".join(words) + "\n", directory / "openrlhf.sh")
 
 
-def write_swift(frame: pl.DataFrame, directory: Path, made: Made) -> None:
+def write_swift(frame: pl.DataFrame, directory: Path, training: Training) -> None:
     """`messages` that end on the chosen response, and `rejected_messages`, with the command."""
     rows = [
         {
@@ -185,15 +173,14 @@ def write_swift(frame: pl.DataFrame, directory: Path, made: Made) -> None:
         for row in as_messages(frame).iter_rows(named=True)
     ]
     _write_rows(rows, directory)
-    training = Training.by("ms-swift", made)
     kind = "dpo --loss_type ipo" if training.loss == "ipo" else training.loss
-    gamma = f" --simpo_gamma {training.gamma:g}" if training.loss == "simpo" else ""
+    gamma = "".join(f" --{name} {value:g}" for name, value in training.margin_term.items())
     loss = f"--rlhf_type {kind} --beta {training.beta:g}{gamma}"
     command = f"swift rlhf {loss} --model MODEL --dataset {DATA_FILE}"
     tables.write_text(command + "\n", directory / "swift.sh")
 
 
-def write_nemo(frame: pl.DataFrame, directory: Path, made: Made) -> None:
+def write_nemo(frame: pl.DataFrame, directory: Path, training: Training) -> None:
     """The rank form: `context`, and `completions` with rank 0 (chosen) and 1."""
     rows = [
         {
@@ -208,11 +195,11 @@ def write_nemo(frame: pl.DataFrame, directory: Path, made: Made) -> None:
     ]
     _write_rows(rows, directory)
     data = {"dataset_name": "PreferenceDataset", "train_data_path": DATA_FILE}
-    dpo = {"reference_policy_kl_penalty": Training.by("nemo-rl", made).beta}
+    dpo = {"reference_policy_kl_penalty": training.beta}
     _write_yaml({"data": data, "dpo": dpo}, directory / "nemo-rl.yaml")
 
 
-def write_torchtune(frame: pl.DataFrame, directory: Path, made: Made) -> None:
+def write_torchtune(frame: pl.DataFrame, directory: Path, training: Training) -> None:
     """Whole dialogues as `chosen` and `rejected`, and the part of a recipe that reads them."""
     rows = [
         {
@@ -229,8 +216,7 @@ def write_torchtune(frame: pl.DataFrame, directory: Path, made: Made) -> None:
         "data_files": DATA_FILE,
         "split": "train",
     }
-    beta = Training.by("torchtune", made).beta
-    loss = {"_component_": "torchtune.rlhf.loss.DPOLoss", "beta": beta}
+    loss = {"_component_": "torchtune.rlhf.loss.DPOLoss", "beta": training.beta}
     _write_yaml({"dataset": dataset, "loss": loss}, directory / "torchtune.yaml")
 
 

@@ -14,12 +14,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from run_cases import COMMAND, labelled, rows_of
 
 from denoise.cli.app import app
 from denoise.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
-ROUNDS = ROOT / "tests" / "rounds"
 
 
 def parsed(*words: object) -> dict[str, object]:
@@ -85,19 +83,13 @@ def typed(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def labels(tmp_path, monkeypatch) -> Path:
-    monkeypatch.syspath_prepend(str(ROUNDS))
-    from run_cases import labelled, rows_of
-
+def labels(tmp_path) -> Path:
     file = tmp_path / "labels.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows_of(labelled(12))))
     return file
 
 
-def test_a_files_command_needs_a_word_by_hand(labels, policy_dir, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROUNDS))
-    from run_cases import COMMAND
-
+def test_a_files_command_needs_a_word_by_hand(labels, policy_dir, tmp_path):
     file = config(
         tmp_path,
         f"data: {labels}\nmodel: {policy_dir}\nout: run\nrounds: 1\nholdout: {labels}\n"
@@ -122,10 +114,7 @@ def test_a_files_command_needs_a_word_by_hand(labels, policy_dir, tmp_path, monk
     assert "3 trusted pairs" in page
 
 
-def test_one_fold_is_warned_of(labels, policy_dir, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROUNDS))
-    from run_cases import COMMAND
-
+def test_one_fold_is_warned_of(labels, policy_dir, tmp_path):
     done = typed(
         labels,
         "--model",
@@ -143,10 +132,7 @@ def test_one_fold_is_warned_of(labels, policy_dir, tmp_path, monkeypatch):
     assert "One fold:" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_the_rounds_are_watched_on_a_terminal(labels, policy_dir, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROUNDS))
-    from run_cases import COMMAND
-
+def test_the_rounds_are_watched_on_a_terminal(labels, policy_dir, tmp_path):
     words = ["denoise", "run", labels, "--model", policy_dir, "--rounds", 1, "--folds", 2]
     command = [sys.executable, "-m", *map(str, words), "--train-command", COMMAND]
     shown = on_a_terminal(command, tmp_path)

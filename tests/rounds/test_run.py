@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from run_cases import COMMAND, labelled
 from safetensors.numpy import load_file
+from small_pairs import as_messages
 
 from denoise import em, tables
 from denoise.dataset import Dataset
@@ -250,13 +251,7 @@ def dialogues(n: int = 12) -> Dataset:
         ]
         for i, text in enumerate(data.pairs["prompt"])
     ]
-    answers = {
-        name: [[{"role": "assistant", "content": text}] for text in data.pairs[name]]
-        for name in ("response_a", "response_b")
-    }
-    columns = {"prompt": said, **answers}
-    pairs = data.pairs.with_columns(pl.Series(name, each) for name, each in columns.items())
-    return Dataset(data.provenance, pairs=pairs, votes=data.votes)
+    return as_messages(data, said)
 
 
 @pytest.mark.parametrize(("loss", "lora"), [("dpo", {}), ("simpo", {"lora_r": 2})])

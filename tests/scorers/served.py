@@ -139,6 +139,12 @@ class Proxy:
         self._server = Server(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
+    def settle(self) -> None:
+        """Wait until nothing more arrives of what a client sent and then gave up."""
+        came = -1
+        while came != (came := len(self.requests)):
+            time.sleep(1.0)
+
     def __enter__(self) -> Proxy:
         return self
 

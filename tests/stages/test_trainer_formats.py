@@ -15,15 +15,13 @@ import pytest
 import yaml
 from datasets import load_dataset
 from small_models import save_tokenizer
-from small_pairs import make
+from small_pairs import as_messages, make
 
 from denoise import em, export
-from denoise.dataset import Dataset
 from denoise.errors import InputError
 from denoise.stages.export import Export, write_export
 from denoise.stages.formats import FORMATS
 from denoise.stages.strategies import for_reward_model, with_strategy
-from denoise.stages.trainers import LOSSES
 from denoise.tables import Provenance
 
 LOADERS = Path(sys.prefix) / "loaders"
@@ -44,14 +42,7 @@ def exported(chat: bool, turns: int = 3) -> Export:
             ]
             for text in data.pairs["prompt"]
         ]
-        answers = {
-            name: [[{"role": "assistant", "content": text}] for text in data.pairs[name]]
-            for name in ("response_a", "response_b")
-        }
-        pairs = data.pairs.with_columns(
-            pl.Series("prompt", said), *(pl.Series(n, v) for n, v in answers.items())
-        )
-        data = Dataset(data.provenance, pairs=pairs, votes=data.votes)
+        data = as_messages(data, said)
     return export(data, em(data))
 
 
@@ -244,7 +235,7 @@ def test_a_configuration_says_the_loss_of_the_margins_where_the_trainer_has_it(t
         texts = "".join(path.read_text() for path in sorted(directory.glob("*.*[lh]")))
         assert words in texts, (name, loss)
         lacks = f"It has no {loss} loss" in (directory / "README.md").read_text()
-        assert lacks == (loss not in LOSSES[name])
+        assert lacks == (loss not in FORMATS[name].losses)
 
 
 def test_what_llamafactory_would_leave_out_is_refused(tmp_path):
