@@ -14,6 +14,7 @@ from denoise.tables import Provenance
 PAIRS_FILE = "pairs.parquet"
 VOTES_FILE = "votes.parquet"
 LABELS_FILE = "labels.parquet"
+TRUTH_FILE = "truth.parquet"
 SKIPPED_FILE = "skipped.parquet"
 
 SKIPPED_SCHEMA = {"source_row": pl.Int64, "reason": pl.String, "content": pl.String}
@@ -34,13 +35,15 @@ _SKIPPED = schema.Contract(
 class Dataset:
     """Pairs with their votes, or else categorical labels, and the source rows that became neither.
 
-    `notes` are sentences for the user: what was recognised, and what is worth knowing.
+    `truth` are the answers that the source marks as known, of pairs or of items; `notes` are
+    sentences for the user: what was recognised, and what is worth knowing.
     """
 
     provenance: Provenance
     pairs: pl.DataFrame | None = None
     votes: pl.DataFrame | None = None
     labels: pl.DataFrame | None = None
+    truth: pl.DataFrame | None = None
     skipped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SKIPPED_SCHEMA))
     notes: tuple[str, ...] = ()
 
@@ -69,6 +72,7 @@ class Dataset:
             PAIRS_FILE: self.pairs,
             VOTES_FILE: self.votes,
             LABELS_FILE: self.labels,
+            TRUTH_FILE: self.truth,
             SKIPPED_FILE: self.skipped if len(self.skipped) else None,
         }
         return {name: frame for name, frame in every.items() if frame is not None}
@@ -99,8 +103,10 @@ def read_dataset(directory: Path) -> Dataset:
         SKIPPED_FILE: _SKIPPED,
     }
     wanted = [LABELS_FILE] if not (directory / PAIRS_FILE).is_file() else [PAIRS_FILE, VOTES_FILE]
-    if (directory / SKIPPED_FILE).is_file() and tables.read_manifest(directory) is not None:
-        wanted.append(SKIPPED_FILE)
+    contracts[TRUTH_FILE] = schema.TRUTH_LABELS if LABELS_FILE in wanted else schema.TRUTH_VOTES
+    if tables.read_manifest(directory) is not None:  # a user's own files may mean something else
+        optional = (TRUTH_FILE, SKIPPED_FILE)
+        wanted += [name for name in optional if (directory / name).is_file()]
     read = {name: tables.read_table(directory / name, contracts[name]) for name in wanted}
     made = {directory / name: provenance for name, (_, provenance) in read.items()}
     tables.same_run(made)
@@ -117,6 +123,7 @@ def read_dataset(directory: Path) -> Dataset:
         pairs=frames.get(PAIRS_FILE),
         votes=frames.get(VOTES_FILE),
         labels=frames.get(LABELS_FILE),
+        truth=frames.get(TRUTH_FILE),
         **known,
     )
 

@@ -40,7 +40,12 @@ Texts = Annotated[Path | None, typer.Option(help="The table of texts that long v
 
 
 def load(
-    source: str, map_: Sequence[str], aspect: str, split: str | None, texts: Path | None
+    source: str,
+    map_: Sequence[str],
+    aspect: str,
+    split: str | None,
+    texts: Path | None,
+    format_: str | None = None,
 ) -> Dataset:
     """The data, imported on the way where `import` did not make them, and what is to be said of it.
 
@@ -61,7 +66,9 @@ def load(
     wrong += [Fault("--map gives a role twice", found=role) for role in sorted(twice)]
     raise_any(wrong)
     columns = {role: column for role, _, column in (pair.partition("=") for pair in map_)}
-    data = import_data(source, columns=columns or None, aspect=aspect, split=split, texts=texts)
+    data = import_data(
+        source, columns=columns or None, aspect=aspect, split=split, texts=texts, format=format_
+    )
     for note in data.notes:
         say(note)
     return data

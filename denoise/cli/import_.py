@@ -25,6 +25,10 @@ def import_(
     aspect: shared.Aspect = "overall",
     split: shared.Split = None,
     texts: shared.Texts = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="The form of the source (mturk, wide, …), if not obvious."),
+    ] = None,
 ) -> None:
     """Read data of any common form into tables of pairs and votes."""
     from denoise import tables
@@ -32,7 +36,7 @@ def import_(
     from denoise.dataset import write_dataset
 
     tables.check_out(out, "import")
-    data = shared.load(source, map_, aspect, split, texts)
+    data = shared.load(source, map_, aspect, split, texts, format_)
     write_dataset(data, out)
     for name, frame in data.tables().items():
         say(f"wrote {out / name}: {len(frame):,} rows")

@@ -17,8 +17,9 @@ class Ballots:
     """Votes in the source's order, one row each; every table here has the same rows.
 
     `core` has source_row, prompt, first, second and choice and, where the source has them, pair_id,
-    annotator, strength, shown_first, seconds and timestamp. `first` and `second` are the responses
-    as the source orders them; `choice` and `shown_first` are 'first', 'second' or (choice) 'tie'.
+    annotator, strength, shown_first, seconds, timestamp and truth (a known answer). `first` and
+    `second` are the responses as the source orders them; `choice` and `shown_first` are 'first',
+    'second' or (choice) 'tie'.
     `called` says what the source calls a core column. `own_sides` says that first and second are
     the source's own A and B and not the outcome. `shown` is what is kept of a row that is skipped;
     `reason` is why it must be, or null. `nested` says that a source row may hold many votes.
@@ -38,7 +39,12 @@ class Ballots:
 
 @dataclass(frozen=True)
 class LabelRows:
-    """Categorical answers in the source's order; `extras` and `shown` have the same rows."""
+    """Categorical answers in the source's order; `extras` and `shown` have the same rows.
+
+    `core` has item_id, annotator_id and label and, where the source has them, seconds, timestamp,
+    truth (a known answer), reason (why the answer cannot be used, or null), and source_row where a
+    source row may hold many answers.
+    """
 
     core: pl.DataFrame
     extras: pl.DataFrame
@@ -63,7 +69,8 @@ class Request:
 class Form:
     """A form of source: when columns have it, and how it is read.
 
-    `needs` names the columns in a sentence; `roles` are those that a map may name for it.
+    `needs` names the columns in a sentence; `roles` are those that a map may name for it;
+    `readable` says when columns suffice that would not be recognised, where the form is named.
     """
 
     name: str
@@ -73,6 +80,7 @@ class Form:
     roles: frozenset[str] = field(default_factory=frozenset)
     has_aspects: bool = False
     needs_texts: bool = False
+    readable: Callable[[Columns], bool] | None = None
 
 
 VOTE_ROLES = frozenset({"annotator", "pair_id", "strength", "shown_first", "seconds", "timestamp"})

@@ -14,6 +14,7 @@ from denoise.dataset import SKIPPED_SCHEMA
 from denoise.errors import Fault, InputError, raise_any
 from denoise.importers.ballots import Ballots, LabelRows
 from denoise.importers.columns import typed, without_collisions
+from denoise.importers.known import set_apart
 from denoise.plain import quote
 
 IDENTICAL = "identical responses"
@@ -26,7 +27,7 @@ _MAX_FAULTS = 100
 class Built:
     """The tables of a data set, by name, the rows that became neither, and sentences about them."""
 
-    tables: dict[str, pl.DataFrame]
+    tables: dict[str, pl.DataFrame | None]
     skipped: pl.DataFrame
     notes: tuple[str, ...]
 
@@ -48,9 +49,12 @@ def build(ballots: Ballots, file: str, *, untyped: bool) -> Built:
     else:
         kept = kept.with_columns(pair_id=pl.col("content"))
     kept = _orient(kept, own_sides=ballots.own_sides)
+    kept, truth, unused = set_apart(kept, "pair_id", "vote")
+    if kept.is_empty():
+        _refuse_all(unused["reason"], file)
     firsts = kept.unique("pair_id", keep="first", maintain_order=True)
     kept, repeats = _collapse(kept)
-    skipped = pl.concat([core.select("position", "reason"), repeats])
+    skipped = pl.concat([core.select("position", "reason"), repeats, unused])
     vote_extras, pair_extras, notes = _extras(ballots, kept, firsts, untyped=untyped)
     votes = _votes(ballots, kept).hstack(vote_extras.get_columns())
     pairs = _pairs(firsts).hstack(pair_extras.get_columns())
@@ -63,7 +67,8 @@ def build(ballots: Ballots, file: str, *, untyped: bool) -> Built:
         )
     if "pair_id" in ballots.core.columns and (shared := _shared(kept)):
         notes.append(shared)
-    return Built({"pairs": pairs, "votes": votes}, rows, tuple(notes))
+    notes += _known(truth)
+    return Built({"pairs": pairs, "votes": votes, "truth": truth}, rows, tuple(notes))
 
 
 def build_labels(rows: LabelRows, file: str, *, untyped: bool) -> Built:
@@ -73,21 +78,28 @@ def build_labels(rows: LabelRows, file: str, *, untyped: bool) -> Built:
         InputError: no row can be used.
     """
     core = rows.core.with_row_index("position")
-    reason = pl.coalesce(
+    given = [pl.col("reason")] if "reason" in core.columns else []
+    empty = (
         pl.when(_empty(core, name)).then(pl.lit(f"{quote(rows.called[name])} is empty"))
         for name in ("item_id", "annotator_id", "label")
     )
+    reason = pl.coalesce(*given, *empty)
     core = core.with_columns(reason=reason)
     kept = core.filter(pl.col("reason").is_null())
     if kept.is_empty():
         _refuse_all(core["reason"], file)
-    taken = [column.name for column in schema.LABELS.columns]
+    kept, truth, unused = set_apart(kept, "item_id", "label")
+    if kept.is_empty():
+        _refuse_all(unused["reason"], file)
+    taken = [*(column.name for column in schema.LABELS.columns), "source_row"]
     extras, changed = without_collisions(_rows(rows.extras, kept["position"]), taken)
     extras = typed(extras) if untyped else extras
     labels = kept.drop("position", "reason").hstack(extras.get_columns())
-    skipped = _skipped(core.select("position", "reason"), core["position"], rows.shown)
+    source_row = core["source_row" if "source_row" in core.columns else "position"]
+    reasons = pl.concat([core.select("position", "reason"), unused])
+    skipped = _skipped(reasons, source_row, rows.shown)
     counts = [
-        f"{_number(len(core), 'row')} -> {_number(len(labels), 'label')}",
+        f"{_number(source_row.n_unique(), 'row')} -> {_number(len(labels), 'label')}",
         _number(labels["item_id"].n_unique(), "item"),
         _number(labels["annotator_id"].n_unique(), "annotator"),
         _number(labels["label"].n_unique(), "class", "classes"),
@@ -96,7 +108,8 @@ def build_labels(rows: LabelRows, file: str, *, untyped: bool) -> Built:
     again = len(labels) - labels.select("item_id", "annotator_id").n_unique()
     if again:
         notes.append(f"repeated answers of an annotator to an item, which stay: {again:,}")
-    return Built({"labels": labels}, skipped, tuple(notes))
+    notes += _known(truth)
+    return Built({"labels": labels, "truth": truth}, skipped, tuple(notes))
 
 
 def _rows(frame: pl.DataFrame, positions: pl.Series) -> pl.DataFrame:
@@ -344,6 +357,10 @@ def _agreement(repeats: pl.DataFrame) -> list[str]:
         return []
     count = _number(torn.n_unique(), "vote")
     return [f"{count} became a tie: the same annotator said otherwise on the same pair"]
+
+
+def _known(truth: pl.DataFrame | None) -> list[str]:
+    return [] if truth is None else [f"known answers, kept apart: {len(truth):,}"]
 
 
 def _renamed(changed: dict[str, str]) -> list[str]:

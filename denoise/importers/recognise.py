@@ -13,14 +13,23 @@ from denoise import dataset
 from denoise.dataset import Dataset
 from denoise.errors import InputError, refuse
 from denoise.importers import source as sources
+from denoise.importers.argilla import ARGILLA
 from denoise.importers.ballots import Ballots, Form, Request
 from denoise.importers.chosen import CHOSEN
 from denoise.importers.columns import Columns
 from denoise.importers.comparisons import ARENA, COMPARISONS, SUMMARIES
+from denoise.importers.dices import DICES
+from denoise.importers.doccano import DOCCANO
+from denoise.importers.helpsteer3 import HELPSTEER3
+from denoise.importers.label_studio import LABEL_STUDIO, LABEL_STUDIO_ROWS
 from denoise.importers.long import LABELS, LONG_VOTES, TEXT_ROLES
+from denoise.importers.mturk import MTURK
 from denoise.importers.multipref import MULTIPREF
 from denoise.importers.pairing import build, build_labels
+from denoise.importers.prism import PRISM
+from denoise.importers.prodigy import PRODIGY
 from denoise.importers.source import Source
+from denoise.importers.wide import WIDE
 from denoise.plain import quote
 from denoise.tables import Provenance
 
@@ -29,7 +38,10 @@ if TYPE_CHECKING:
 
 _TEXTS = frozenset({"prompt", "chosen", "rejected", "response_a", "response_b"})
 
-FORMS: tuple[Form, ...] = (LONG_VOTES, MULTIPREF, ARENA, SUMMARIES, CHOSEN, COMPARISONS, LABELS)
+_TOOLS = (MTURK, LABEL_STUDIO, LABEL_STUDIO_ROWS, ARGILLA, PRODIGY, DOCCANO)
+_SETS = (HELPSTEER3, PRISM, DICES, MULTIPREF, ARENA, SUMMARIES)
+
+FORMS: tuple[Form, ...] = (LONG_VOTES, *_TOOLS, *_SETS, CHOSEN, COMPARISONS, LABELS, WIDE)
 
 
 def import_data(
@@ -39,6 +51,7 @@ def import_data(
     aspect: str = "overall",
     split: str | None = None,
     texts: str | Path | pl.DataFrame | None = None,
+    format: str | None = None,
 ) -> Dataset:
     """Pairs with votes, or categorical labels, from data in any form that `FORMS` lists.
 
@@ -48,6 +61,7 @@ def import_data(
         aspect: which of several questions to take, where the source asks several.
         split: which split of a data set to take.
         texts: a table of the texts that long votes are about, by item or pair.
+        format: the name of the form, where it is not to be recognised.
 
     Raises:
         InputError: the source cannot be read, is of no known form, or no row can be used.
@@ -55,8 +69,9 @@ def import_data(
     if isinstance(source, str | Path):
         sources.check_name(source)
     if isinstance(source, str | Path) and dataset.is_dataset(Path(source)):
-        if columns or split or texts is not None or aspect != "overall":
-            fix = "leave out --map, --aspect, --split and --texts, or import the source again"
+        if columns or split or format or texts is not None or aspect != "overall":
+            options = "--map, --aspect, --split, --format and --texts"
+            fix = f"leave out {options}, or import the source again"
             refuse("this is imported already, and takes no options", file=str(source), fix=fix)
         return dataset.read_dataset(Path(source))
     given = sources.load(source, split)
@@ -67,7 +82,7 @@ def import_data(
         theirs = {role: mine.pop(role) for role in list(mine) if role in TEXT_ROLES}
         text_columns = Columns(text_source.frame.schema, theirs, text_source.name)
     found = Columns(given.frame.schema, mine, given.name)
-    form = _recognise(given, found, with_texts=text_source is not None)
+    form = _recognise(given, found, format, with_texts=text_source is not None)
     if aspect != "overall" and not form.has_aspects:
         what = f"data of the form {form.name} has no aspects"
         refuse(what, file=given.name, found=aspect, fix="leave --aspect out")
@@ -128,9 +143,18 @@ def _annotator(columns: Columns) -> str:
     return f"annotator from column {quote(name)}" if name else "no annotator column"
 
 
-def _recognise(source: Source, columns: Columns, *, with_texts: bool) -> Form:
+def _recognise(source: Source, columns: Columns, named: str | None, *, with_texts: bool) -> Form:
     forms = [form for form in FORMS if form.needs_texts == with_texts]
-    matching = [form for form in forms if form.matches(columns)]
+    if named is not None:
+        names = ", ".join(form.name for form in forms)
+        forms = [form for form in forms if form.name == named]
+        if not forms:
+            refuse("there is no such format", found=named, fix=f"give --format one of {names}")
+    matching = [
+        form
+        for form in forms
+        if form.matches(columns) or (named and form.readable and form.readable(columns))
+    ]
     for form in matching:
         if form.roles >= columns.overrides.keys():
             return form
@@ -143,9 +167,13 @@ def _recognise(source: Source, columns: Columns, *, with_texts: bool) -> Form:
             found=", ".join(sorted(unused)),
             fix=f"map {', '.join(sorted(matching[0].roles)) or 'nothing'}",
         )
+    given = ", ".join(map(quote, source.frame.columns))
     problem = "with this map, the columns" if columns.overrides else "the columns"
+    if named is not None:
+        what = f"{problem} are not of the form {named}: {given}"
+        refuse(what, file=source.name, fix=f"it needs {known}")
     refuse(
-        f"{problem} are of no known form: {', '.join(map(quote, source.frame.columns))}",
+        f"{problem} are of no known form: {given}",
         file=source.name,
         fix=f"known are {known}; or say which is which, as in --map chosen=COLUMN",
     )
