@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from denoise import schema
 from denoise.errors import InputError, refuse
 from denoise.importers import content, winners
 from denoise.importers.ballots import Ballots, LabelRows, Request
-from denoise.importers.columns import Columns
+from denoise.importers.columns import Columns, without_collisions
 from denoise.plain import quote
 
 SEVERAL = " + "
@@ -102,15 +103,22 @@ def as_rows(
     core = core.drop(empty)
     if core["annotator_id"].null_count() == len(core):
         core = core.with_columns(annotator_id=pl.lit(schema.ALL_ANNOTATORS))
+        called = {name: of for name, of in called.items() if name != "annotator_id"}
         notes = (*notes, f"nobody is named: all answers count as those of {schema.ALL_ANNOTATORS}")
     several = core.filter(pl.col("label").str.contains(SEVERAL, literal=True) & ~pl.col("truth"))
     if len(several):
         what = "answers that choose several, each combination a class of its own"
         notes = (*notes, f"{what}: {len(several):,}")
-    fields = tasks[core["source_row"]] if tasks.columns else tasks
+    timed = sum(row.seconds not in (None, "") for row in rows)
+    if odd := timed - core["seconds"].count() if "seconds" in core.columns else timed:
+        notes = (*notes, f"times taken that are no numbers, left out: {odd:,}")
     own = pl.DataFrame([row.extras or {} for row in rows], infer_schema_length=None)
-    fields = fields.drop(own.columns, strict=False).hstack(own.get_columns())
-    shown = fields.with_columns(answer=pl.struct(core.drop("reason", "truth", "source_row")))
+    of_tasks = tasks.drop(own.columns, strict=False).get_columns()
+    at = core["source_row"]
+    fields = pl.DataFrame([*(column[at] for column in of_tasks), *own.get_columns()])
+    answer = core.drop("source_row", "reason", "truth").to_struct("answer")
+    others, _ = without_collisions(fields, [answer.name])
+    shown = pl.DataFrame([*others.get_columns(), answer])
     roles = {"annotator_id": "annotator", "item_id": "item", "label": "winner"}
     used = {roles.get(name, name): of for name, of in called.items() if name in core.columns}
     request.columns.used.update(used)
@@ -162,15 +170,16 @@ def _votes(
 
 
 def _seconds(values: Iterable[object]) -> pl.Series:
-    return pl.Series([_number(value) for value in values], dtype=pl.Float64)
+    return pl.Series([number(value) for value in values], dtype=pl.Float64)
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
+    """A finite number, also one that is written as text; None of anything else."""
     try:
-        number = float(value)  # type: ignore[arg-type]
+        found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return number if abs(number) < float("inf") else None
+    return found if math.isfinite(found) else None
 
 
 def _times(values: list[object]) -> pl.Series:

@@ -6,7 +6,7 @@ Fields: https://docs.argilla.io/latest/how_to_guides/import_export (the nested f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import zip_longest
 from typing import Any
 
 import polars as pl
@@ -14,6 +14,7 @@ import polars as pl
 from denoise.importers.answers import Answer, as_id, as_rows, one_label, question
 from denoise.importers.ballots import Ballots, Form, LabelRows, Request
 from denoise.importers.columns import Columns
+from denoise.plain import quote
 
 _END = ".responses"
 _IDS = ("id", "_server_id")
@@ -54,7 +55,7 @@ def _read(request: Request) -> Ballots | LabelRows:
         request,
         _responses(frame, asked, flat=bool(flat)),
         tasks.drop(_IDS, strict=False),
-        described=f"Argilla, question {asked!r}",
+        described=f"Argilla, question {quote(asked)}",
         called={"item_id": "id", "annotator_id": users, "label": asked},
     )
 
@@ -76,9 +77,9 @@ def _responses(frame: pl.DataFrame, asked: str, *, flat: bool) -> Iterator[Answe
 
 def _parallel(record: dict[str, Any], asked: str) -> Iterator[tuple[Any, Any, Any]]:
     values = record[asked + _END] or []
-    users = record[f"{asked}{_END}.users"] or repeat(None, len(values))
-    states = record.get(f"{asked}{_END}.status") or repeat(None, len(values))
-    return zip(values, users, states, strict=True)
+    users = record[f"{asked}{_END}.users"] or []
+    states = record.get(f"{asked}{_END}.status") or []
+    return zip_longest(values, users, states)
 
 
 def _objects(record: dict[str, Any], asked: str) -> Iterator[tuple[Any, Any, Any]]:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import polars as pl
 
 from denoise.errors import refuse
-from denoise.importers.answers import Answer, as_rows
+from denoise.importers.answers import Answer, as_rows, number
 from denoise.importers.ballots import Ballots, Form, LabelRows, Request
+from denoise.plain import quote
 
 _OVERALL = "Q_overall"
 
@@ -30,7 +31,7 @@ def _read(request: Request) -> Ballots | LabelRows:
         request,
         _answers(frame, asked),
         frame.drop(gone, strict=False),
-        described=f"DICES, question {asked!r}",
+        described=f"DICES, question {quote(asked)}",
         called={
             "item_id": "item_id",
             "annotator_id": "rater_id",
@@ -45,13 +46,14 @@ def _answers(frame: pl.DataFrame, asked: str) -> Iterator[Answer]:
     known = set()
     for at, row in enumerate(frame.iter_rows(named=True)):
         item, label = row["item_id"], row[asked]
-        took = row.get("answer_time_ms")
+        given = row.get("answer_time_ms")
+        milliseconds = number(given)
         yield Answer(
             at,
             item,
             row["rater_id"],
             label,
-            float(took) / 1000 if took is not None else None,
+            given if milliseconds is None else milliseconds / 1000,
             row.get("answer_timestamp"),
             None if label else "no answer to the question",
         )

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from denoise.importers import content
+from denoise.importers.answers import number
 from denoise.importers.ballots import Ballots, Form, Request
 from denoise.plain import quote
 
@@ -39,7 +40,7 @@ def _read(request: Request) -> Ballots:
     ]
     own = pl.DataFrame(
         {
-            "score": pl.Series([row[1] for row in rows], dtype=pl.Float64),
+            "score": pl.Series([number(row[1]) for row in rows], dtype=pl.Float64),
             "reasoning": pl.Series([row[2] for row in rows], dtype=pl.String),
         }
     )
@@ -74,12 +75,13 @@ def _scores(frame: pl.DataFrame, *, each: bool) -> Iterator[tuple[int, Any, str 
             yield at, None, None
 
 
-def _vote(score: float | None) -> tuple[str | None, str | None, str | None]:
+def _vote(given: object) -> tuple[str | None, str | None, str | None]:
     """The choice and how strong it is, or why there is none."""
-    if score is None:
+    if given is None:
         return None, None, "there is no score"
-    if abs(score) > 3 or score != round(score):
-        return None, None, f"the score is {score}, which is none of -3 to 3"
+    score = number(given)
+    if score is None or abs(score) > 3 or score != round(score):
+        return None, None, f"the score is {quote(given)}, which is none of -3 to 3"
     if score == 0:
         return "tie", None, None
     return ("first" if score < 0 else "second"), _STRENGTHS[int(abs(score))], None

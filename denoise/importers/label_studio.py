@@ -15,6 +15,7 @@ import polars as pl
 from denoise.importers.answers import Answer, as_id, as_rows, one_label, question
 from denoise.importers.ballots import Ballots, Form, LabelRows, Request
 from denoise.importers.columns import Columns
+from denoise.plain import quote
 
 _LISTS = ("annotations", "completions")  # the second before version 1.0
 _KINDS = ("choices", "selected", "rating")
@@ -33,22 +34,21 @@ def _read(request: Request) -> Ballots | LabelRows:
     frame = request.source.frame
     name = _list(request.columns)
     assert name is not None
-    results = [
-        r
-        for of_task in frame[name]
-        if of_task is not None
-        for a in of_task
-        for r in a.get("result") or []
-    ]
-    names = [r["from_name"] for r in results if r.get("from_name") and _chosen(r.get("value"))]
-    asked = question(sorted(set(names)), request)
+    names = {
+        result["from_name"]
+        for (annotations,) in frame.select(name).iter_rows()
+        for annotation in annotations or []
+        for result in annotation.get("result") or []
+        if result.get("from_name") and _chosen(result.get("value"))
+    }
+    asked = question(sorted(names), request)
     tasks = frame.select("data").unnest("data")
-    drafts = sum(len(of) for of in frame["drafts"].drop_nulls()) if _has_list(frame) else 0
+    drafts = _drafts(frame)
     return as_rows(
         request,
         _annotations(frame, name, asked),
         tasks,
-        described=f"Label Studio, question {asked!r}",
+        described=f"Label Studio, question {quote(asked)}",
         called={
             "item_id": "id",
             "annotator_id": "completed_by",
@@ -60,16 +60,15 @@ def _read(request: Request) -> Ballots | LabelRows:
     )
 
 
-def _has_list(frame: pl.DataFrame) -> bool:
-    return isinstance(frame.schema.get("drafts"), pl.List)
+def _drafts(frame: pl.DataFrame) -> int:
+    if not isinstance(frame.schema.get("drafts"), pl.List):
+        return 0
+    return int(frame["drafts"].list.len().sum())
 
 
 def _annotations(frame: pl.DataFrame, name: str, asked: str) -> Iterator[Answer]:
-    for at, task in enumerate(
-        frame.select("id", name).iter_rows(named=True)
-        if "id" in frame.columns
-        else frame.select(name).iter_rows(named=True)
-    ):
+    tasks = frame.select(column for column in ("id", name) if column in frame.columns)
+    for at, task in enumerate(tasks.iter_rows(named=True)):
         item = task.get("id", at)
         if not task[name]:
             yield Answer(at, item, reason="no annotations")
@@ -141,7 +140,7 @@ def _read_flat(request: Request) -> Ballots | LabelRows:
         request,
         answers,
         frame.drop("id", "annotator", asked, "lead_time", "created_at", strict=False),
-        described=f"Label Studio rows, question {asked!r}",
+        described=f"Label Studio rows, question {quote(asked)}",
         called={
             "item_id": "id",
             "annotator_id": "annotator",

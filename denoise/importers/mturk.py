@@ -15,6 +15,7 @@ from denoise.importers.answers import Answer, as_rows, one_label, question
 from denoise.importers.ballots import Ballots, Form, LabelRows, Request
 from denoise.importers.columns import Columns
 from denoise.importers.content import as_text
+from denoise.plain import quote
 
 _ANSWER = "Answer."
 _ZONES = {"PST": "-0800", "PDT": "-0700", "UTC": "+0000", "GMT": "+0000"}
@@ -50,7 +51,7 @@ def _read(request: Request) -> Ballots | LabelRows:
         request,
         answers,
         tasks.rename(free),
-        described=f"MTurk, question {asked!r}",
+        described=f"MTurk, question {quote(asked)}",
         called={
             "item_id": "HITId",
             "annotator_id": "WorkerId",

@@ -80,7 +80,7 @@ def build_labels(rows: LabelRows, file: str, *, untyped: bool) -> Built:
     core = rows.core.with_row_index("position")
     given = [pl.col("reason")] if "reason" in core.columns else []
     empty = (
-        pl.when(_empty(core, name)).then(pl.lit(f"{quote(rows.called[name])} is empty"))
+        pl.when(_empty(core, name)).then(pl.lit(f"{quote(rows.called.get(name, name))} is empty"))
         for name in ("item_id", "annotator_id", "label")
     )
     reason = pl.coalesce(*given, *empty)

@@ -49,7 +49,7 @@ def _answers(frame: pl.DataFrame, key: str, *, chooses: bool) -> Iterator[Answer
         elif chooses and answer == "reject":
             reason = "rejected, so that none of the options is chosen"
         elif label is None:
-            reason = "no option is chosen"
+            reason = "no option is chosen" if chooses else "no answer"
         yield Answer(at, row[key], person, label, timestamp=row.get("_timestamp"), reason=reason)
 
 

@@ -31,6 +31,7 @@ def _read(request: Request) -> LabelRows:
     people = people if len(people) > 1 else [name for name in frame.columns if name != item]
     if len(people) < 2:
         refuse("fewer than two columns of annotators", fix="give a column an annotator")
+    columns.used["annotator"] = ", ".join(people)
     rows = pl.int_range(len(frame), dtype=pl.Int64, eager=True)
     ids = rows.cast(pl.String) if item is None else as_text(frame[item])
     cells = pl.DataFrame([rows.alias("source_row"), ids.alias("item_id")]).hstack(

@@ -231,3 +231,17 @@ def test_text_from_data_is_shown_without_controls_and_markup(tmp_path):
     said = denoise("em", "mine.jsonl", "--mode", "paper", cwd=tmp_path).stdout
     assert not {"\x1b", "\u202e", "\x07"} & set(said)
     assert "[bold]x[/bold]" in said
+
+
+def test_a_named_format_is_imported_and_em_reads_what_it_made(tmp_path):
+    rows = [
+        f"{item},{a},{a},{b}" for item in range(9) for a, b in [("yn"[item % 2], "yyn"[item % 3])]
+    ]
+    (tmp_path / "wide.csv").write_text("\n".join(["key,ann,bob,cy", *rows]))
+    words = ("import", "wide.csv", "--map", "item=key", "--out", "data")
+    assert "of no known form" in denoise(*words, cwd=tmp_path, status=2).stderr
+    done = denoise(*words, "--format", "wide", cwd=tmp_path)
+    assert "9 rows -> 27 labels, 9 items, 3 annotators, 2 classes" in done.stdout + done.stderr
+    denoise("em", "data", "--out", "em", cwd=tmp_path)
+    annotators = pl.read_parquet(tmp_path / "em" / "annotators.parquet")
+    assert sorted(annotators["annotator_id"]) == ["ann", "bob", "cy"]

@@ -64,6 +64,10 @@ def test_helpsteer3_without_individual_preferences_reads_the_overall_one(tmp_pat
     data = import_data(written(tmp_path, rows))
     assert data.votes["vote"].to_list() == ["a", "b"]
     assert data.votes["strength"].to_list() == ["better", "slightly"]
+    as_text = pl.DataFrame(rows).with_columns(overall_preference=pl.Series(["-2", "good"]))
+    data = import_data(as_text)
+    assert data.votes["vote"].to_list() == ["a"]
+    assert data.skipped["reason"].to_list() == ["the score is 'good', which is none of -3 to 3"]
 
 
 def utterance(interaction, turn, response, chosen, *, user="u1", prompt="q", score=50):

@@ -347,3 +347,36 @@ def test_a_format_that_is_unknown_or_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"not of the form mturk: 'item'.*it needs HITId"):
         import_data(frame, format="mturk")
     assert import_data(frame, format="labels").labels["label"].to_list() == ["y"]
+
+
+def test_responses_and_users_of_unequal_number_leave_answers_of_nobody(tmp_path):
+    rows = [{"id": "1", "q.responses": ["a", "b"], "q.responses.users": ["u"]}]
+    data = import_data(lines(tmp_path / "records.jsonl", rows))
+    assert data.labels["annotator_id"].to_list() == ["u"]
+    assert data.skipped["reason"].to_list() == ["'q.responses.users' is empty"]
+
+
+def test_times_that_are_no_numbers_are_counted():
+    frame = pl.DataFrame(
+        {"HITId": ["h", "h"], "WorkerId": ["v", "w"], "Answer.q": ["a", "b"]}
+        | {"WorkTimeInSeconds": ["soon", "5"]}
+    )
+    data = import_data(frame)
+    assert data.labels["seconds"].to_list() == [None, 5]
+    assert "times taken that are no numbers, left out: 1" in data.notes
+
+
+def test_words_from_the_data_are_safe_in_what_is_said(tmp_path):
+    tasks = [
+        {
+            "id": 1,
+            "data": {"label": "x", "source_row": 3},
+            "annotations": [annotation(1, result("q\x1b[31m", choices=["a"]))],
+        }
+    ]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(tasks))
+    data = import_data(path)
+    assert not any("\x1b" in note for note in data.notes)
+    assert data.labels["source_row"].to_list() == [0]
+    assert data.labels["source_source_row"].to_list() == [3]
