@@ -87,38 +87,15 @@ def as_rows(
     label, item_id, seconds and timestamp.
     """
     rows = list(answers)
-    core = pl.DataFrame(
-        {
-            "source_row": pl.Series([row.at for row in rows], dtype=pl.Int64),
-            "item_id": pl.Series([as_id(row.item) for row in rows], dtype=pl.String),
-            "annotator_id": pl.Series([as_id(row.annotator) for row in rows], dtype=pl.String),
-            "label": pl.Series([as_id(row.label) for row in rows], dtype=pl.String),
-            "seconds": _seconds(row.seconds for row in rows),
-            "timestamp": _times([row.timestamp for row in rows]),
-            "reason": pl.Series([row.reason for row in rows], dtype=pl.String),
-            "truth": pl.Series([row.truth for row in rows], dtype=pl.Boolean),
-        }
-    )
-    empty = [name for name in ("seconds", "timestamp") if core[name].null_count() == len(core)]
-    core = core.drop(empty)
+    core = _core(rows)
     if core["annotator_id"].null_count() == len(core):
         core = core.with_columns(annotator_id=pl.lit(schema.ALL_ANNOTATORS))
         called = {name: of for name, of in called.items() if name != "annotator_id"}
         notes = (*notes, f"nobody is named: all answers count as those of {schema.ALL_ANNOTATORS}")
-    several = core.filter(pl.col("label").str.contains(SEVERAL, literal=True) & ~pl.col("truth"))
-    if len(several):
-        what = "answers that choose several, each combination a class of its own"
-        notes = (*notes, f"{what}: {len(several):,}")
-    timed = sum(row.seconds not in (None, "") for row in rows)
-    if odd := timed - core["seconds"].count() if "seconds" in core.columns else timed:
-        notes = (*notes, f"times taken that are no numbers, left out: {odd:,}")
-    own = pl.DataFrame([row.extras or {} for row in rows], infer_schema_length=None)
-    of_tasks = tasks.drop(own.columns, strict=False).get_columns()
-    at = core["source_row"]
-    fields = pl.DataFrame([*(column[at] for column in of_tasks), *own.get_columns()])
+    notes = (*notes, *_several(core), *_odd_times(rows, core))
+    fields = _fields(rows, tasks, core["source_row"])
     answer = core.drop("source_row", "reason", "truth").to_struct("answer")
-    others, _ = without_collisions(fields, [answer.name])
-    shown = pl.DataFrame([*others.get_columns(), answer])
+    shown = _beside([answer], fields)
     roles = {"annotator_id": "annotator", "item_id": "item", "label": "winner"}
     used = {roles.get(name, name): of for name, of in called.items() if name in core.columns}
     request.columns.used.update(used)
@@ -137,16 +114,63 @@ def as_rows(
             *(name for name in ("seconds", "timestamp", "truth") if name in core.columns),
         ),
         reason=core["reason"],
-        vote_columns=fields.drop(set(names.values())).hstack([core["item_id"]]),
+        vote_columns=_beside([core["item_id"]], fields.drop(set(names.values()))),
         pair_columns=pl.DataFrame(),
         shown=shown,
         own_sides=True,
-        called={**called, **names, "choice": called["label"]},
+        called={
+            **called,
+            **names,
+            "choice": called["label"],
+            "annotator": called.get("annotator_id", "annotator"),
+        },
         described=f"{described}, comparisons of {quote(names['first'])} and "
         f"{quote(names['second'])}",
         nested=True,
         notes=(*notes, *arranged.notes),
     )
+
+
+def _core(rows: Sequence[Answer]) -> pl.DataFrame:
+    core = pl.DataFrame(
+        {
+            "source_row": pl.Series([row.at for row in rows], dtype=pl.Int64),
+            "item_id": pl.Series([as_id(row.item) for row in rows], dtype=pl.String),
+            "annotator_id": pl.Series([as_id(row.annotator) for row in rows], dtype=pl.String),
+            "label": pl.Series([as_id(row.label) for row in rows], dtype=pl.String),
+            "seconds": pl.Series([number(row.seconds) for row in rows], dtype=pl.Float64),
+            "timestamp": _times([row.timestamp for row in rows]),
+            "reason": pl.Series([row.reason for row in rows], dtype=pl.String),
+            "truth": pl.Series([row.truth for row in rows], dtype=pl.Boolean),
+        }
+    )
+    empty = [name for name in ("seconds", "timestamp") if core[name].null_count() == len(core)]
+    return core.drop(empty)
+
+
+def _several(core: pl.DataFrame) -> list[str]:
+    several = core["label"].str.contains(SEVERAL, literal=True) & ~core["truth"]
+    what = "answers that choose several, each combination a class of its own"
+    return [f"{what}: {several.sum():,}"] if several.any() else []
+
+
+def _odd_times(rows: Sequence[Answer], core: pl.DataFrame) -> list[str]:
+    given = sum(row.seconds not in (None, "") for row in rows)
+    odd = given - (core["seconds"].count() if "seconds" in core.columns else 0)
+    return [f"times taken that are no numbers, left out: {odd:,}"] if odd else []
+
+
+def _fields(rows: Sequence[Answer], tasks: pl.DataFrame, at: pl.Series) -> pl.DataFrame:
+    """The columns of each answer's task, and those of its own."""
+    own = pl.DataFrame([row.extras or {} for row in rows], infer_schema_length=None)
+    of_tasks = pl.DataFrame([column[at] for column in tasks.get_columns()])
+    return _beside(own.get_columns(), of_tasks)
+
+
+def _beside(columns: Sequence[pl.Series], others: pl.DataFrame) -> pl.DataFrame:
+    """The other columns, renamed where they have the names of these, and these."""
+    others, _ = without_collisions(others, [column.name for column in columns])
+    return pl.DataFrame([*others.get_columns(), *columns])
 
 
 def _votes(
@@ -167,10 +191,6 @@ def _votes(
     except InputError:  # labels of another kind, about two responses all the same
         return None
     return arranged, choice, names
-
-
-def _seconds(values: Iterable[object]) -> pl.Series:
-    return pl.Series([number(value) for value in values], dtype=pl.Float64)
 
 
 def number(value: object) -> float | None:

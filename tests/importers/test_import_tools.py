@@ -128,8 +128,12 @@ def test_label_studio_comparisons_are_votes_and_ground_truth_is_oriented_with_th
     tasks = [
         {
             "id": 1,
-            "data": {"prompt": "p", "answer1": "one", "answer2": "two"},
-            "completions": [annotation(1, left), annotation(2, right, honeypot=True)],
+            "data": {"prompt": "p", "answer1": "one", "answer2": "two", "annotation_id": "mine"},
+            "completions": [
+                annotation(None, left),
+                annotation(1, left),
+                annotation(2, right, honeypot=True),
+            ],
         },
         {
             "id": 2,
@@ -148,8 +152,10 @@ def test_label_studio_comparisons_are_votes_and_ground_truth_is_oriented_with_th
     assert data.pairs["response_a"].to_list() == ["one"]
     assert data.votes["vote"].to_list() == ["a", "b"]
     assert data.votes["item_id"].to_list() == ["1", "2"]
+    assert data.votes["source_annotation_id"].to_list() == ["mine", None]
     assert data.truth.rows() == [(data.pairs["pair_id"][0], "b")]
     assert data.skipped["reason"].to_list() == [
+        "'completed_by' is empty",
         "cancelled or skipped",
         "a known answer to what nobody answered",
     ]
