@@ -130,9 +130,9 @@ def planned(given: Given) -> Iterator[Case]:
                         continue  # they are plain training
                     if method in CONTROLS and (loss != "dpo" or noise != OTHER_NOISE):
                         continue
-                    weighted = method in ("online", "in-sample", "rounds")
+                    told = method in ("smoothing", "rdpo")  # defined by the mixture
                     for objective in ("mixture", "gibbs"):
-                        if objective == "mixture" or (weighted and loss != "dpo"):
+                        if objective == "mixture" or (loss != "dpo" and not told):
                             yield Case(loss, objective, noise, method, seed)
 
 

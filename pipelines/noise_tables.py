@@ -135,14 +135,9 @@ def _same_trainings(raw: pl.DataFrame) -> list[str]:
 def _shares(raw: pl.DataFrame) -> pl.DataFrame:
     rows = []
     noisy = raw.filter(pl.col("noise") > 0)
-    for (loss, noise), group in noisy.group_by(["loss", "noise"], maintain_order=True):
-        plain = group.filter(pl.col("objective") == "mixture")
-        for (objective, method), part in group.group_by(
-            ["objective", "method"], maintain_order=True
-        ):
+    for of, group in noisy.group_by(["loss", "objective", "noise"], maintain_order=True):
+        for method in group["method"].unique(maintain_order=True):
             if method not in ("plain", "true labels"):
-                ends = plain.filter(pl.col("method").is_in(["plain", "true labels"]))
-                share = won_back(pl.concat([ends, part]), method)
-                rows.append((loss, objective, noise, method, share))
+                rows.append((*of, method, won_back(group, method)))
     columns = ["loss", "objective", "noise", "method", "won_back"]
     return pl.DataFrame(rows, columns, orient="row").sort("loss", "noise", maintain_order=True)

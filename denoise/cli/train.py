@@ -26,8 +26,8 @@ def train(
     loss: Annotated[str, typer.Option(help="dpo, ipo, simpo or cpo.")] = "dpo",
     out: Annotated[Path, typer.Option(help="The policy's directory.")] = Path("policy"),
     objective: Annotated[
-        str, typer.Option(help="mixture, or gibbs: the paper's Eq. 5 (for DPO they are one).")
-    ] = "mixture",
+        str | None, typer.Option(help="mixture or gibbs (the paper's Eq. 5); by the loss.")
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="The loss's β; the trainer's default.")] = None,
     gamma: Annotated[float | None, typer.Option(help="SimPO's γ; the trainer's default.")] = None,
     reference: Annotated[

@@ -68,9 +68,9 @@ def train(
 
     Args:
         rows: `prompt`, `chosen`, `rejected` (text or messages); `weight`, the probability that
-            `chosen` is truly preferred, 1 where there is none; `annotator_id` for the online
-            method; `ref_chosen_logps` and `ref_rejected_logps` (nats), without which a reference
-            model computes them.
+            `chosen` is truly preferred, without which it is the loss itself that is trained, as
+            TRL does; `annotator_id` for the online method; `ref_chosen_logps` and
+            `ref_rejected_logps` (nats), without which a reference model computes them.
         reference: the reference model of DPO and IPO; `model` where not given.
         evaluation: rows to evaluate on after each epoch, of the same columns; their labels count
             by their own `weight`, whatever the method.
@@ -83,6 +83,8 @@ def train(
         RunError: the training does not fit into memory, or diverges.
     """
     settings = TrainSettings(**options)
+    if (settings.method, settings.objective) == ("weighted", None) and "weight" not in rows.columns:
+        settings = replace(settings, objective="mixture")  # which is the loss itself at w = 1
     tables.check_out(out, "train")
     rows, notes = _checked(rows, settings, "rows")
     if evaluation is not None:

@@ -12,6 +12,9 @@ from denoise.losses import BETA, GAMMA, LOSSES
 
 OBJECTIVES = ("mixture", "gibbs")
 METHODS = ("weighted", "online", "smoothing", "rdpo")
+BETTER = {"dpo": "mixture", "ipo": "mixture", "simpo": "gibbs", "cpo": "gibbs"}
+"""The objective that left the better policy, by loss (BENCHMARKS.md, "Does it help the policy?");
+for DPO they are one and the same."""
 SCHEDULERS = (
     *("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
     "cosine_with_min_lr",
@@ -64,7 +67,8 @@ class TrainSettings:
     """Settings of `train`; what is None takes the default of the loss, or of TRL.
 
     loss: "dpo", "ipo" (TRL's `DPOTrainer`), "simpo" or "cpo" (its `CPOTrainer`), with `beta` and
-    `gamma`. objective: "mixture", w·L(y_w ≻ y_l) + (1−w)·L(y_l ≻ y_w), or "gibbs", RE-PO's Eq. 5.
+    `gamma`. objective: "mixture", w·L(y_w ≻ y_l) + (1−w)·L(y_l ≻ y_w), or "gibbs", RE-PO's Eq. 5;
+    where not given, by the loss (`BETTER`), and what the method is defined by.
 
     method: where w comes from. "weighted": the column `weight`. "online": RE-PO's Algorithm 1, from
     the policy as it is, η starting at `eta0` and moving by `alpha` (Eq. 7). "smoothing":
@@ -83,7 +87,7 @@ class TrainSettings:
     """
 
     loss: str = "dpo"
-    objective: str = "mixture"
+    objective: str | None = None
     beta: float | None = None
     gamma: float | None = None
     method: str = "weighted"
@@ -116,7 +120,10 @@ class TrainSettings:
         positive = "give a number above 0"
         ranges = {
             "loss": (self.loss in LOSSES, f"it is one of {', '.join(LOSSES)}"),
-            "objective": (self.objective in OBJECTIVES, f"give {' or '.join(OBJECTIVES)}"),
+            "objective": (
+                self.objective in (None, *OBJECTIVES),
+                f"give {' or '.join(OBJECTIVES)}",
+            ),
             "method": (self.method in METHODS, f"it is one of {', '.join(METHODS)}"),
             "beta": (_above(self.beta, 0.0), positive),
             "gamma": (self.gamma is None or 0 <= self.gamma < math.inf, "give 0 or more"),
@@ -172,6 +179,13 @@ class TrainSettings:
         return self.loss in ("dpo", "ipo")
 
     @property
+    def trains_on(self) -> str:
+        """The objective, default filled in."""
+        of_method = {"online": "gibbs", "smoothing": "mixture", "rdpo": "mixture"}
+        by_default = of_method.get(self.method, BETTER[self.loss])
+        return by_default if self.objective is None else self.objective
+
+    @property
     def constants(self) -> tuple[float, float]:
         """β and γ, defaults filled in."""
         beta = BETA[self.loss] if self.beta is None else self.beta
@@ -182,7 +196,8 @@ class TrainSettings:
         settings = asdict(self)
         del settings["save_steps"]
         beta, gamma = self.constants
-        return settings | {"beta": beta, "gamma": gamma if self.loss == "simpo" else None}
+        filled = {"objective": self.trains_on, "beta": beta}
+        return settings | filled | {"gamma": gamma if self.loss == "simpo" else None}
 
 
 def _above(value: float | None, least: float) -> bool:

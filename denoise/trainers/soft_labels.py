@@ -67,7 +67,7 @@ class SoftLabels:
             margin = batch_margin(settings.loss, logps, beta, gamma)
             weight = confidence(margin, eta[annotator])
             self._seen.append((gather(annotator), gather(weight)))
-        change = soft_label_change(settings.loss, settings.objective, logps, weight, beta, gamma)
+        change = soft_label_change(settings.loss, settings.trains_on, logps, weight, beta, gamma)
         of_all = gather(weight)
         shown = torch.stack([of_all.mean(), (2 * of_all - 1).square().mean()]).tolist()
         return change, dict(zip((WEIGHT, EFFECTIVE), shown, strict=True))

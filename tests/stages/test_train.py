@@ -218,6 +218,29 @@ def test_all_faults_of_the_settings_at_once():
         assert part in text
 
 
+def test_the_objective_is_by_the_loss_and_the_method():
+    weighted = {loss: TrainSettings(loss=loss).trains_on for loss in ("ipo", "simpo", "cpo")}
+    assert weighted == {"ipo": "mixture", "simpo": "gibbs", "cpo": "gibbs"}
+    assert TrainSettings(loss="ipo", method="online").trains_on == "gibbs"
+    assert TrainSettings(loss="cpo", method="rdpo", flip_rate=0.1).trains_on == "mixture"
+    assert TrainSettings(loss="cpo", objective="mixture").trains_on == "mixture"
+
+
+def test_without_weights_the_loss_itself_is_trained(policy_dir, tmp_path):
+    certain = rows().with_columns(weight=pl.lit(1.0))
+    options = {**OPTIONS, "loss": "cpo", "max_steps": 1}
+    made = {
+        name: train(given, model=str(policy_dir), out=tmp_path / name, **options, **more).log
+        for name, given, more in (
+            ("plain", certain.drop("weight"), {}),
+            ("mixture", certain, {"objective": "mixture"}),
+            ("gibbs", certain, {}),
+        )
+    }
+    losses = {name: log["loss"].drop_nulls()[0] for name, log in made.items()}
+    assert losses["plain"] == losses["mixture"] != losses["gibbs"]
+
+
 def test_reference_log_probs_go_to_the_side_that_was_chosen():
     data = make(3)
     votes = data.votes.with_columns(vote=pl.Series(["a", "b", "a"]))

@@ -109,7 +109,7 @@ def by_trl(
 def test_with_weight_1_every_step_is_that_of_trls_own_trainer(loss, policy_dir, tmp_path):
     _, rows = pairs_and_rows(chat=loss in ("dpo", "cpo"))
     expected, weights = by_trl(loss, rows, policy_dir, tmp_path / "trl")
-    log, found = fitted(rows, policy_dir, tmp_path / "ours", loss=loss)
+    log, found = fitted(rows, policy_dir, tmp_path / "ours", loss=loss, objective="mixture")
     assert len(log) == STEPS
     for ours, theirs in zip(log, expected, strict=True):
         names = set(theirs) - {"epoch", "step", "num_tokens"}
