@@ -18,6 +18,7 @@ LAYERS = [
     {"schema"},
     {"losses", "noise", "tables", "tokenise", "plot"},
     {"pooled", "crowd"},
+    {"audit"},
     {"dataset", "scores", "parts", "processes", "progress", "simulate"},
     {"importers"},
     {"scorers", "trainers"},

@@ -1,0 +1,47 @@
+"""Who leans to one side (the first response, the longer one) beyond what the truth explains."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import norm
+
+from denoise.audit.finding import Finding
+from denoise.audit.mixture import share
+from denoise.noise import Z95, Floats
+
+EDGE = 0.01
+"""How near to certain an expected answer may be."""
+
+
+def bias(annotator: np.ndarray, chose: np.ndarray, truth: Floats, n_annotators: int) -> Finding:
+    """Test each annotator's leaning to a side against the truth that the others tell.
+
+    Without a leaning he chooses the side with probability E = ½ + s(q − ½), where q is P(the truth
+    is on that side | the others' votes) and s his own, fitted. The statistic is Rao's score
+    Σ(chosen − E), its variance less what fitting s takes of it; `effect` is its mean: how many more
+    of his answers are on that side than the truth explains.
+
+    Args:
+        annotator: codes, [n]. chose: whether the answer is on the side, [n] bool. truth: q, [n].
+    """
+    own = np.where(chose, truth, 1.0 - truth)
+    half = np.full(len(own), 0.5)
+    s = share(annotator, half, own - half, n_annotators).value[annotator]
+    lean = truth - half
+    expected = np.clip(half + s * lean, EDGE, 1.0 - EDGE)
+    variance = expected * (1.0 - expected)
+
+    def total(values: Floats) -> Floats:
+        return np.bincount(annotator, values, n_annotators)
+
+    n = total(np.ones(len(own)))
+    score = total(chose - expected)
+    told = total(lean**2 / variance)
+    taken = np.divide(total(lean) ** 2, told, out=np.zeros(n_annotators), where=told > 0)
+    error = np.sqrt(np.maximum(total(variance) - taken, 0.0))
+    asked = error > 0
+    z = np.divide(score, error, out=np.full(n_annotators, np.nan), where=asked)
+    effect, width = (
+        np.divide(x, n, out=np.full(n_annotators, np.nan), where=asked) for x in (score, error)
+    )
+    return Finding(2.0 * norm.sf(np.abs(z)), effect, effect - Z95 * width, effect + Z95 * width, n)

@@ -1,0 +1,51 @@
+"""Whose answers tell something of the truth: spammers tell nothing, adversaries the contrary."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from denoise.audit.finding import Finding
+from denoise.audit.mixture import Share, share
+from denoise.audit.others import Crowd
+from denoise.noise import Floats
+
+INFORMED = 0.5
+"""A spammer is shown to be informed in less than this share of answers. With two even classes it
+is an accuracy of 75 %."""
+
+CHANCE = 0.01
+"""A spammer's answers are also not shown to tell anything, at this level."""
+
+
+class Skill(NamedTuple):
+    """informed: the share of answers, of each of K annotators, that follow the truth; below 0 more
+    go against it than by chance. spammer, adversary: findings, both with that share as effect."""
+
+    informed: Share
+    spammer: Finding
+    adversary: Finding
+
+
+def skill(crowd: Crowd, truth: Floats) -> Skill:
+    """Which annotators tell nothing of the truth, and which tell its contrary.
+
+    An annotator k gives the true label with probability s, and else label l with probability
+    m_kl, his own share of it: P(l | others) = s·P(truth is l | others) + (1 − s)·m_kl (the model of
+    Hovy et al., *Learning whom to trust with MACE*, NAACL 2013, at truths that he has no part in).
+    So one who always gives the commonest answer is a spammer, however often he is right.
+
+    Args:
+        truth: P(truth | the others' votes), by vote, [n, C] (`Crowd.without_own`).
+    """
+    votes = crowd.votes
+    tally = votes.tally + 1.0 / votes.n_classes
+    own = (tally / tally.sum(1, keepdims=True))[votes.annotator, votes.label]
+    true = truth[np.arange(len(own)), votes.label]
+    informed = share(votes.annotator, own, true - own, votes.n_annotators)
+    n = votes.votes_per_annotator.astype(np.float64)
+    bounds = (informed.value, informed.low, informed.high, n)
+    tells_nothing = np.minimum(informed.above(0.0), informed.below(0.0)) > CHANCE / 2
+    weak = np.where(tells_nothing | ~(n > 0), informed.below(INFORMED), 1.0)
+    return Skill(informed, Finding(weak, *bounds), Finding(informed.below(0.0), *bounds))

@@ -1,0 +1,124 @@
+"""Crowds with planted trouble: what the audit is measured on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from denoise.audit.bias import bias
+from denoise.audit.copies import copies
+from denoise.audit.finding import discoveries
+from denoise.audit.others import Crowd
+from denoise.audit.skill import skill
+from denoise.crowd import selection
+from denoise.crowd.answers import Answers, answers
+from denoise.simulate import SKILLED
+
+KINDS = ("spammer", "adversary", "position", "length", "copies")
+EACH = 2
+"""Annotators of a kind that are planted in one crowd; two copy two others."""
+
+
+class PlantedCrowd(NamedTuple):
+    """Votes on which of two responses is better; n votes sorted as `Answers` sorts them.
+
+    first, longer: whether class 1 was shown first to that annotator, and is the longer response,
+    [n]; planted: who has which trouble; copied: pairs (who copies, whom).
+    """
+
+    votes: Answers
+    truth: np.ndarray
+    first: np.ndarray
+    longer: np.ndarray
+    planted: dict[str, list[int]]
+    copied: list[tuple[int, int]]
+
+
+def crowd(
+    seed: int,
+    *,
+    trouble: bool,
+    n_annotators: int = 50,
+    votes_each: int = 100,
+    votes_per_item: int = 5,
+    batch: int = 10,
+    source: float | None = None,
+) -> PlantedCrowd:
+    """Annotators with reliabilities ½ + ½·Beta(12, 2), of whom, with `trouble`, some are in it.
+
+    They are spammers at chance, adversaries at 0.2, choose the first response (or the longer) in
+    three of four answers, or copy 80 % of another's answers on the same items. An item goes to some
+    of `batch` annotators, who so share many; `source` is the reliability of those who are copied.
+    """
+    rng = np.random.default_rng(seed)
+    n_items = n_annotators * votes_each // votes_per_item
+    truth = rng.integers(2, size=n_items)
+    longer_side = np.where(rng.random(n_items) < 0.6, truth, 1 - truth)
+    seats = rng.permutation(n_annotators).reshape(-1, batch)
+    annotator = np.concatenate(
+        [rng.permutation(seats[j % len(seats)])[:votes_per_item] for j in range(n_items)]
+    )
+    item = np.repeat(np.arange(n_items), votes_per_item)
+    names = rng.permutation(n_annotators)
+    planted = {kind: names[i * EACH :][:EACH].tolist() for i, kind in enumerate(KINDS)}
+    copied = list(zip(planted["copies"], names[len(KINDS) * EACH :][:EACH].tolist(), strict=True))
+    if trouble:
+        item, annotator = _on_the_same_items(item, annotator, copied)
+    eta = 0.5 + 0.5 * rng.beta(*SKILLED, n_annotators)
+    if trouble:
+        eta[planted["spammer"]], eta[planted["adversary"]] = 0.5, 0.2
+        if source is not None:
+            eta[[whom for _, whom in copied]] = source
+    right = rng.random(len(item)) < eta[annotator]
+    label = np.where(right, truth[item], 1 - truth[item])
+    first = rng.integers(2, size=len(item))
+    if trouble:
+        for kind, side in (("position", first), ("length", longer_side[item])):
+            his = np.isin(annotator, planted[kind])
+            # 0.95 where the truth is on that side and 0.55 where it is not: three of four.
+            likes = np.where(side == truth[item], 0.95, 0.55)
+            chosen = np.where(rng.random(len(item)) < likes, side, 1 - side)
+            label = np.where(his, chosen, label)
+        for copier, source in copied:
+            theirs = dict(zip(item[annotator == source], label[annotator == source], strict=True))
+            for i in np.flatnonzero(annotator == copier):
+                if item[i] in theirs and rng.random() < 0.8:
+                    label[i] = theirs[item[i]]
+    order = np.lexsort((annotator, item))
+    item, annotator, label, first = (x[order] for x in (item, annotator, label, first))
+    votes = answers(item, annotator, label, n_items, n_annotators, 2)
+    return PlantedCrowd(votes, truth, first == 1, longer_side[item] == 1, planted, copied)
+
+
+def _on_the_same_items(
+    item: np.ndarray, annotator: np.ndarray, copied: list[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The votes with the copiers' moved to the items of those whom they copy."""
+    for copier, source in copied:
+        kept = annotator != copier
+        items = item[annotator == source]
+        item = np.concatenate([item[kept], items])
+        annotator = np.concatenate([annotator[kept], np.full(len(items), copier)])
+    return item, annotator
+
+
+def audited(world: PlantedCrowd) -> dict[str, set]:
+    """Who is flagged for what: codes of annotators, and pairs of them for copies."""
+    votes = world.votes
+    fit = selection.auto(votes).fit
+    evidence = Crowd(votes, fit.confusion, fit.class_prior)
+    truth = evidence.without_own()
+    told, alike = skill(evidence, truth), copies(evidence)
+    findings = {"spammer": told.spammer, "adversary": told.adversary}
+    for name, side in (("position", world.first), ("length", world.longer)):
+        chose = (votes.label == 1) == side
+        on_side = np.where(side, truth[:, 1], truth[:, 0])
+        findings[name] = bias(votes.annotator, chose, on_side, votes.n_annotators)
+    flags = {
+        name: set(np.flatnonzero(discoveries(finding, len(KINDS))).tolist())
+        for name, finding in findings.items()
+    }
+    pairs = discoveries(alike.finding, len(KINDS))
+    both = zip(alike.first[pairs].tolist(), alike.second[pairs].tolist(), strict=True)
+    return {**flags, "copies": set(both)}
