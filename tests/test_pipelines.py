@@ -139,3 +139,10 @@ def test_figures_are_averaged_over_seeds_with_a_standard_error():
     assert table["x_se"][0] == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
     text = experiment.markdown(experiment.wide(table, ["case"], column))
     assert text.splitlines()[2:] == ["| 1 | 3.000 ± 1.528 |", "| 2 | – |"]
+
+
+def test_the_audit_finds_what_was_planted(run):
+    text, table = run("audit")
+    for kind in ("spammer", "adversary", "position", "length", "copies of one at 0.85"):
+        assert figure(table, "found", votes=100, kind=kind) >= 0.5
+    assert "## Clean crowds, of 2, with a flag" in text
