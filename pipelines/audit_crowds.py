@@ -8,14 +8,15 @@ import numpy as np
 
 from denoise.audit.bias import bias
 from denoise.audit.copies import copies
-from denoise.audit.finding import discoveries
+from denoise.audit.drift import drift
+from denoise.audit.finding import LEVELS, discoveries
 from denoise.audit.others import Crowd
 from denoise.audit.skill import skill
 from denoise.crowd import selection
 from denoise.crowd.answers import Answers, answers
 from denoise.simulate import SKILLED
 
-KINDS = ("spammer", "adversary", "position", "length", "copies")
+KINDS = tuple(LEVELS)
 EACH = 2
 """Annotators of a kind that are planted in one crowd; two copy two others."""
 
@@ -24,13 +25,15 @@ class PlantedCrowd(NamedTuple):
     """Votes on which of two responses is better; n votes sorted as `Answers` sorts them.
 
     first, longer: whether class 1 was shown first to that annotator, and is the longer response,
-    [n]; planted: who has which trouble; copied: pairs (who copies, whom).
+    [n]; time: when it was given, in 0 … 1, [n]; planted: who has which trouble; copied: pairs (who
+    copies, whom).
     """
 
     votes: Answers
     truth: np.ndarray
     first: np.ndarray
     longer: np.ndarray
+    time: np.ndarray
     planted: dict[str, list[int]]
     copied: list[tuple[int, int]]
 
@@ -48,7 +51,8 @@ def crowd(
     """Annotators with reliabilities ½ + ½·Beta(12, 2), of whom, with `trouble`, some are in it.
 
     They are spammers at chance, adversaries at 0.2, choose the first response (or the longer) in
-    three of four answers, or copy 80 % of another's answers on the same items. An item goes to some
+    three of four answers, fall from 0.95 to 0.55 half way, or copy 80 % of another's answers on the
+    same items. An item goes to some
     of `batch` annotators, who so share many; `source` is the reliability of those who are copied.
     """
     rng = np.random.default_rng(seed)
@@ -70,7 +74,13 @@ def crowd(
         eta[planted["spammer"]], eta[planted["adversary"]] = 0.5, 0.2
         if source is not None:
             eta[[whom for _, whom in copied]] = source
-    right = rng.random(len(item)) < eta[annotator]
+    time = rng.random(len(item))
+    chance = eta[annotator]
+    if trouble:
+        chance = np.where(
+            np.isin(annotator, planted["drift"]), np.where(time < 0.5, 0.95, 0.55), chance
+        )
+    right = rng.random(len(item)) < chance
     label = np.where(right, truth[item], 1 - truth[item])
     first = rng.integers(2, size=len(item))
     if trouble:
@@ -86,9 +96,9 @@ def crowd(
                 if item[i] in theirs and rng.random() < 0.8:
                     label[i] = theirs[item[i]]
     order = np.lexsort((annotator, item))
-    item, annotator, label, first = (x[order] for x in (item, annotator, label, first))
+    item, annotator, label, first, time = (x[order] for x in (item, annotator, label, first, time))
     votes = answers(item, annotator, label, n_items, n_annotators, 2)
-    return PlantedCrowd(votes, truth, first == 1, longer_side[item] == 1, planted, copied)
+    return PlantedCrowd(votes, truth, first == 1, longer_side[item] == 1, time, planted, copied)
 
 
 def _on_the_same_items(
@@ -115,10 +125,12 @@ def audited(world: PlantedCrowd) -> dict[str, set]:
         chose = (votes.label == 1) == side
         on_side = np.where(side, truth[:, 1], truth[:, 0])
         findings[name] = bias(votes.annotator, chose, on_side, votes.n_annotators)
+    right = truth[np.arange(len(votes.label)), votes.label]
+    findings["drift"] = drift(votes.annotator, world.time, right, votes.n_annotators).finding
     flags = {
-        name: set(np.flatnonzero(discoveries(finding, len(KINDS))).tolist())
+        name: set(np.flatnonzero(discoveries(finding, LEVELS[name])).tolist())
         for name, finding in findings.items()
     }
-    pairs = discoveries(alike.finding, len(KINDS))
+    pairs = discoveries(alike.finding, LEVELS["copies"])
     both = zip(alike.first[pairs].tolist(), alike.second[pairs].tolist(), strict=True)
     return {**flags, "copies": set(both)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from denoise.audit.agreement import class_counts, fleiss_kappa, gwet_ac1, krippendorff_alpha
@@ -48,6 +48,7 @@ def test_kappa_and_ac1_are_those_of_published_examples():
     assert gwet_ac1(observed()).value == pytest.approx(0.77544, abs=5e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(["nominal", "ordinal", "interval"]))
 def test_alpha_is_that_of_the_krippendorff_package(seed, level):
     oracle = pytest.importorskip("krippendorff")
@@ -67,6 +68,7 @@ def test_alpha_is_that_of_the_krippendorff_package(seed, level):
 
 
 @pytest.mark.parametrize("coefficient", COEFFICIENTS)
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_order_and_names_of_classes_change_nothing(coefficient, seed):
     rng = np.random.default_rng(seed)
