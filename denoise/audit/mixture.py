@@ -15,6 +15,7 @@ from scipy.stats import norm
 from denoise.noise import Z95, Floats
 
 HALVINGS = 50
+FAR = -1e6
 EDGE = 1e-9
 """How near to a probability of 0 a vote's own may come."""
 
@@ -43,16 +44,21 @@ class Share(NamedTuple):
         return np.sign(self.value - x) * np.sqrt(2.0 * np.maximum(at_best - at_x, 0.0))
 
 
-def share(group: np.ndarray, base: Floats, slope: Floats, n_groups: int) -> Share:
-    """Fit x of each group, between where a vote would become impossible and 1.
+def share(
+    group: np.ndarray, base: Floats, slope: Floats, n_groups: int, least: Floats | None = None
+) -> Share:
+    """Fit x of each group, between where a vote's p would leave 0 … 1 and 1.
 
-    `group`: codes 0 … G − 1, [n]; base, slope: a and d, [n], with a and a + d in 0 … 1. A group
-    without votes has NaN.
+    `group`: codes 0 … G − 1, [n]; base, slope: a and d, [n], with a and a + d in 0 … 1; least: what
+    x must not fall below, [G], 0 or less, where the votes' own p do not say so. A group without
+    votes has NaN.
     """
+    if least is None:
+        least = np.full(n_groups, -np.inf)
     order = np.argsort(group, kind="stable")
     start = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=n_groups))])
     groups = (start, np.maximum(base, EDGE)[order], slope[order])
-    value, low, high = _fitted(*groups, 0.5 * Z95**2)
+    value, low, high = _fitted(*groups, least, 0.5 * Z95**2)
     return Share(value, low, high, groups)
 
 
@@ -83,7 +89,7 @@ def _log_likelihood(start: Floats, base: Floats, slope: Floats, x: Floats) -> Fl
 
 @njit(cache=True, nogil=True)
 def _fitted(
-    start: Floats, base: Floats, slope: Floats, fall: float
+    start: Floats, base: Floats, slope: Floats, bound: Floats, fall: float
 ) -> tuple[Floats, Floats, Floats]:
     """Where ℓ is largest, and where it is `fall` nats lower on either side, [G] each."""
     n_groups = len(start) - 1
@@ -92,10 +98,12 @@ def _fitted(
         first, last = start[g], start[g + 1]
         if first == last:
             continue
-        least, most = -1e6, 1.0
+        least, most = max(bound[g], FAR), 1.0
         for i in range(first, last):
             if slope[i] > 0:
                 least = max(least, -base[i] / slope[i])
+            elif slope[i] < 0:
+                least = max(least, (1.0 - base[i]) / slope[i])
             if base[i] + slope[i] < EDGE:
                 most = min(most, (base[i] - EDGE) / -slope[i])
         least = min(least + EDGE, 0.0)

@@ -41,9 +41,14 @@ def skill(crowd: Crowd, truth: Floats) -> Skill:
     """
     votes = crowd.votes
     tally = votes.tally + 1.0 / votes.n_classes
-    own = (tally / tally.sum(1, keepdims=True))[votes.annotator, votes.label]
-    true = truth[np.arange(len(own)), votes.label]
-    informed = share(votes.annotator, own, true - own, votes.n_annotators)
+    usual = (tally / tally.sum(1, keepdims=True))[votes.annotator]
+    # Below this s some label, though he did not give it, would have a probability below 0.
+    rise = truth - usual
+    bound = -np.divide(usual, rise, out=np.full(rise.shape, np.inf), where=rise > 0).min(1)
+    least = np.full(votes.n_annotators, -np.inf)
+    np.maximum.at(least, votes.annotator, bound)
+    every = np.arange(len(bound)), votes.label
+    informed = share(votes.annotator, usual[every], rise[every], votes.n_annotators, least)
     n = votes.votes_per_annotator.astype(np.float64)
     bounds = (informed.value, informed.low, informed.high, n)
     tells_nothing = np.minimum(informed.above(0.0), informed.below(0.0)) > CHANCE / 2

@@ -15,6 +15,7 @@ from denoise.audit.bias import bias
 from denoise.audit.finding import Finding, discoveries
 from denoise.audit.mixture import share
 from denoise.audit.others import Crowd
+from denoise.audit.skill import skill
 from denoise.crowd.answers import answers
 
 
@@ -60,8 +61,8 @@ def test_the_share_is_where_the_likelihood_is_largest(seed):
         def minus(x, here=here):
             return -np.log(np.maximum((base + x * (other - base))[here], 1e-12)).sum()
 
-        rises = (other - base)[here]
-        least = max((-base[here] / rises)[rises > 0].max(initial=-1e6), -1e6)
+        a, d = base[here], (other - base)[here]
+        least = max((np.where(d > 0, -a, 1 - a) / d).max(), -1e6)  # 0 ≤ a + x·d ≤ 1
         best = minimize_scalar(minus, bounds=(min(least, 0), 1), method="bounded")
         assert minus(found.value[g]) <= best.fun + 1e-6
         for end in (found.low[g], found.high[g]):
@@ -69,6 +70,19 @@ def test_the_share_is_where_the_likelihood_is_largest(seed):
             inside = min(least, 0.0) + 1e-6 < end < 1 - 1e-6
             assert fallen <= 1.9208 or not inside
             assert fallen == pytest.approx(1.9207, abs=1e-3) or not inside
+
+
+def test_a_few_votes_against_the_others_are_no_proof():
+    rng = np.random.default_rng(0)
+    votes_each, n_annotators, n_classes = 3, 2_000, 3
+    item = np.arange(n_annotators * votes_each)
+    annotator, label = item // votes_each, rng.integers(n_classes, size=len(item))
+    votes = answers(item, annotator, label, len(item), n_annotators, n_classes)
+    confusion = np.full((n_annotators, n_classes, n_classes), 1 / 3)
+    truth = rng.dirichlet(np.full(n_classes, 0.3), len(item))
+    told = skill(Crowd(votes, confusion, np.full(n_classes, 1 / 3)), truth)
+    assert np.mean(told.adversary.p_value < 0.01) < 0.02
+    assert told.informed.value.min() > -5
 
 
 def test_an_unbiased_annotators_p_values_are_even():
