@@ -16,7 +16,7 @@ LEVELS = {
     "position": 0.01,
     "length": 0.01,
     "copies": 0.01,
-    "drift": 0.03,
+    "drift": 0.04,
 }
 """Share of the flags that may be false, by question. A clean crowd that is asked all of them has a
 flag in at most the sum of cases; drift, the hardest to see in 100 votes, has the most of it."""
