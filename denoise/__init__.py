@@ -2,7 +2,7 @@
 
 The stages are functions on tables, and the commands are thin over them::
 
-    from denoise import import_data, score, em, export, train, run
+    from denoise import import_data, score, em, export, train, run, audit
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ __all__ = [
     "DenoiseError",
     "InputError",
     "RunError",
+    "audit",
     "em",
     "em_labels",
     "export",
@@ -31,6 +32,7 @@ _HOME = {
     "em": "denoise.stages.em",
     "em_labels": "denoise.stages.labels",
     "export": "denoise.stages.export",
+    "audit": "denoise.stages.audit",
     "train": "denoise.stages.train",
     "run": "denoise.rounds",
     "DenoiseError": "denoise.errors",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from denoise.errors import DenoiseError, InputError, RunError
     from denoise.importers import import_data
     from denoise.rounds import run
+    from denoise.stages.audit import audit
     from denoise.stages.em import em
     from denoise.stages.export import export
     from denoise.stages.labels import em_labels

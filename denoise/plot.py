@@ -58,13 +58,14 @@ class Line(NamedTuple):
     """A named line through the points (x, y); where y is NaN there is a gap.
 
     error: half the height of each point's whisker, such as a standard error, or empty. The same
-    name has the same colour in every panel.
+    name has the same colour in every panel. joined: whether a line goes through the points.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float] = ()
+    joined: bool = True
 
 
 class Panel(NamedTuple):
@@ -317,6 +318,8 @@ def _line(
             f'<circle class="p{number}" cx="{at:.1f}" cy="{height:.1f}" r="2.5">'
             f"<title>{_text(line.name)}: {x:g}, {y:.4g}</title></circle>"
         )
+    if not line.joined:
+        return parts
     return [f'<path class="line s{number}" d="{"".join(path)}"/>', *parts]
 
 

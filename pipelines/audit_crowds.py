@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denoise.audit.bias import bias
-from denoise.audit.copies import copies
-from denoise.audit.drift import drift
-from denoise.audit.finding import LEVELS, discoveries
-from denoise.audit.others import Crowd
-from denoise.audit.skill import skill
 from denoise.crowd import selection
 from denoise.crowd.answers import Answers, answers
+from denoise.quality.bias import bias
+from denoise.quality.copies import copies
+from denoise.quality.drift import drift
+from denoise.quality.finding import LEVELS, discoveries
+from denoise.quality.others import Crowd
+from denoise.quality.skill import skill
 from denoise.simulate import SKILLED
 
 KINDS = tuple(LEVELS)

@@ -18,11 +18,12 @@ LAYERS = [
     {"schema"},
     {"losses", "noise", "tables", "tokenise", "plot"},
     {"pooled", "crowd"},
-    {"audit"},
+    {"quality"},
     {"dataset", "scores", "parts", "processes", "progress", "simulate"},
     {"importers"},
     {"scorers", "trainers"},
     {"stages"},
+    {"report"},
     {"rounds"},
     {"cli", "__main__"},
 ]

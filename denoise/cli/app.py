@@ -17,7 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Find the wrong labels in preference data, and write a weighted dataset.\n\n"
-    "import → score → em → export, or `run` for rounds with training; `denoise demo` shows them.",
+    "import → score → em → export, or `run` for rounds with training; `audit` for annotators;\n"
+    "`denoise demo` shows them.",
 )
 
 Source = Annotated[
@@ -37,6 +38,10 @@ Map = Annotated[
 Aspect = Annotated[str, typer.Option(help="The question, where annotators answered several.")]
 Split = Annotated[str | None, typer.Option(help="The split of a dataset from the hub or on disk.")]
 Texts = Annotated[Path | None, typer.Option(help="The table of texts that long votes refer to.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="The form of the source (mturk, wide, …), if not obvious."),
+]
 
 
 def load(
@@ -131,4 +136,4 @@ def options(
 
 
 # Each module adds its command to `app`; the order is that of the help.
-from denoise.cli import import_, score, em, export, train, run, demo  # noqa: E402, F401, I001
+from denoise.cli import import_, score, em, export, audit, train, run, demo  # noqa: E402, F401, I001

@@ -25,10 +25,7 @@ def import_(
     aspect: shared.Aspect = "overall",
     split: shared.Split = None,
     texts: shared.Texts = None,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", help="The form of the source (mturk, wide, …), if not obvious."),
-    ] = None,
+    format_: shared.Format = None,
 ) -> None:
     """Read data of any common form into tables of pairs and votes."""
     from denoise import tables

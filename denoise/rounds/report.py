@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jinja2
 import numpy as np
 import polars as pl
 
 from denoise import __version__, tables
 from denoise.plain import plain
 from denoise.plot import Line, Panel, histogram_svg, lines_svg
+from denoise.report.page import render
 from denoise.stages.em import EMResult, read_em
 
 if TYPE_CHECKING:
@@ -40,7 +39,8 @@ class Agreement(NamedTuple):
 def write_report(out: Path, result: RunResult, folds: int) -> None:
     """Write `report.html` of the run in the directory `out`, from the rounds that are in it."""
     rounds = [read_em(out / f"round-{row['round']}" / "em") for row in result.rounds]
-    page = _template().render(
+    page = render(
+        "report.html.jinja",
         version=__version__,
         rounds=result.rounds,
         converged=result.converged,
@@ -158,17 +158,3 @@ def _annotators(result: EMResult) -> list[dict[str, object]]:
     frame = result.annotators.sort("reliability", "annotator_id", nulls_last=True)
     rows = frame.head(SHOWN_ANNOTATORS).iter_rows(named=True)
     return [row | {"annotator_id": plain(row["annotator_id"], 60)} for row in rows]
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.1f} %"
-    environment.filters["number"] = lambda v, digits=2: "–" if v is None else f"{v:.{digits}f}"
-    return environment.get_template("report.html.jinja")

@@ -29,15 +29,14 @@ def with_pseudonyms(result: Export) -> Export:
     holders = [frame for frame in (result.frame, result.skipped, result.annotators) if _has(frame)]
     ids = pl.concat([f["annotator_id"].cast(pl.String) for f in holders]).drop_nulls().unique()
     ids = ids.filter(ids != ALL_ANNOTATORS)
-    key = secrets.token_bytes(32)
-    names = pl.Series([_name(key, each) for each in ids], dtype=pl.String)
+    names = pseudonyms(ids, new_key())
 
     def renamed(frame: pl.DataFrame) -> pl.DataFrame:
         if not _has(frame):
             return frame
         return frame.with_columns(pl.col("annotator_id").cast(pl.String).replace(ids, names))
 
-    leaking = [n for n in result.source_columns if _holds_ids(result.frame[n], ids)]
+    leaking = [n for n in result.source_columns if holds_ids(result.frame[n], ids)]
     notes = list(result.notes)
     if leaking:
         shown = plain(", ".join(leaking))
@@ -59,12 +58,23 @@ def _has(frame: pl.DataFrame | None) -> bool:
     return frame is not None and "annotator_id" in frame.columns
 
 
+def new_key() -> bytes:
+    """A random key, for `pseudonyms`; it is to be forgotten, never stored."""
+    return secrets.token_bytes(32)
+
+
+def pseudonyms(ids: pl.Series, key: bytes) -> pl.Series:
+    """A name for each id, the same for the same id and key."""
+    return pl.Series([_name(key, each) for each in ids], dtype=pl.String)
+
+
 def _name(key: bytes, annotator: str) -> str:
     data = annotator.encode("utf-8", "surrogatepass")
     return "annotator-" + hashlib.blake2b(data, key=key, digest_size=8).hexdigest()
 
 
-def _holds_ids(column: pl.Series, ids: pl.Series) -> bool:
+def holds_ids(column: pl.Series, ids: pl.Series) -> bool:
+    """Whether most values within the column, at any depth, are among the ids."""
     for leaf in _leaves(column):
         known = leaf.is_in(ids.implode()).sum()
         if known > _MOST * len(leaf):

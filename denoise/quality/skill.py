@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denoise.audit.finding import Finding
-from denoise.audit.mixture import Share, share
-from denoise.audit.others import Crowd
 from denoise.noise import Floats
+from denoise.quality.finding import Finding
+from denoise.quality.mixture import Share, share
+from denoise.quality.others import Crowd
 
 INFORMED = 0.5
 """A spammer is shown to be informed in less than this share of answers. With two even classes it

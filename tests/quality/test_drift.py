@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from denoise.audit.drift import drift
+from denoise.quality.drift import drift
 
 
 def answered(accuracy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_a_fall_from_95_to_55_is_found():
 
 
 def test_the_p_value_is_that_of_all_orders(monkeypatch):
-    monkeypatch.setattr("denoise.audit.drift.MARGIN", 2)
+    monkeypatch.setattr("denoise.quality.drift.MARGIN", 2)
     right = np.array([0.9, 0.8, 0.95, 0.2, 0.1, 0.4])
 
     def largest(values):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from denoise.audit.finding import Finding
-from denoise.audit.mixture import share
-from denoise.audit.others import Crowd
+from denoise.quality.finding import Finding
+from denoise.quality.mixture import share
+from denoise.quality.others import Crowd
 
 SHARED = 20
 """Items that two annotators must share to be compared."""

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from denoise.audit.bias import bias
-from denoise.audit.finding import Finding, discoveries
-from denoise.audit.mixture import share
-from denoise.audit.others import Crowd
-from denoise.audit.skill import skill
 from denoise.crowd.answers import answers
+from denoise.quality.bias import bias
+from denoise.quality.finding import Finding, discoveries
+from denoise.quality.mixture import share
+from denoise.quality.others import Crowd
+from denoise.quality.skill import skill
 
 
 def small_crowd(seed: int, n_classes: int = 3) -> Crowd:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from denoise.audit.agreement import class_counts, fleiss_kappa, gwet_ac1, krippendorff_alpha
 from denoise.crowd.answers import answers
+from denoise.quality.agreement import class_counts, fleiss_kappa, gwet_ac1, krippendorff_alpha
 
 COEFFICIENTS = (krippendorff_alpha, fleiss_kappa, gwet_ac1)
 

@@ -5,30 +5,38 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-from denoise.audit.finding import Finding
-from denoise.audit.mixture import share
 from denoise.noise import Z95, Floats
+from denoise.quality.finding import Finding
+from denoise.quality.mixture import share
 
 EDGE = 0.01
 """How near to certain an expected answer may be."""
 
 
-def bias(annotator: np.ndarray, chose: np.ndarray, truth: Floats, n_annotators: int) -> Finding:
+def bias(
+    annotator: np.ndarray,
+    chose: np.ndarray,
+    truth: Floats,
+    n_annotators: int,
+    *,
+    guess: float = 0.5,
+) -> Finding:
     """Test each annotator's leaning to a side against the truth that the others tell.
 
-    Without a leaning he chooses the side with probability E = ½ + s(q − ½), where q is P(the truth
-    is on that side | the others' votes) and s his own, fitted. The statistic is Rao's score
-    Σ(chosen − E), its variance less what fitting s takes of it; `effect` is its mean: how many more
-    of his answers are on that side than the truth explains.
+    Without a leaning he chooses the side with probability E = g + s(q − g), where q is P(the truth
+    is on that side | the others' votes), g that of a guess, and s his own, fitted. The statistic
+    is Rao's score Σ(chosen − E), its variance less what fitting s takes of it; `effect` is its
+    mean: how many more of his answers are on that side than the truth explains.
 
     Args:
         annotator: codes, [n]. chose: whether the answer is on the side, [n] bool. truth: q, [n].
+        guess: g; of a label, how often others give it where it is not the truth (`guesses`).
     """
     own = np.where(chose, truth, 1.0 - truth)
-    half = np.full(len(own), 0.5)
-    s = share(annotator, half, own - half, n_annotators).value[annotator]
-    lean = truth - half
-    expected = np.clip(half + s * lean, EDGE, 1.0 - EDGE)
+    base = np.where(chose, guess, 1.0 - guess)
+    s = share(annotator, base, own - base, n_annotators).value[annotator]
+    lean = truth - guess
+    expected = np.clip(guess + s * lean, EDGE, 1.0 - EDGE)
     variance = expected * (1.0 - expected)
 
     def total(values: Floats) -> Floats:
@@ -45,3 +53,11 @@ def bias(annotator: np.ndarray, chose: np.ndarray, truth: Floats, n_annotators: 
         np.divide(x, n, out=np.full(n_annotators, np.nan), where=asked) for x in (score, error)
     )
     return Finding(2.0 * norm.sf(np.abs(z)), effect, effect - Z95 * width, effect + Z95 * width, n)
+
+
+def guesses(confusion: Floats) -> Floats:
+    """How often each class is given where it is not the truth, normalised, [C]; `confusion` is that
+    of the whole crowd, [C, C] (truth, label)."""
+    into = confusion.sum(0) - np.diag(confusion)
+    total = into.sum()
+    return into / total if total > 0 else np.full(len(into), 1.0 / len(into))

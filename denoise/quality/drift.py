@@ -7,23 +7,21 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from denoise.audit.finding import Finding
 from denoise.noise import Z95, Floats
+from denoise.quality.finding import Finding
+from denoise.quality.permutation import ENOUGH, PERMUTATIONS, sequential
 
 MARGIN = 10
 """Votes that either side of a change must have."""
-
-PERMUTATIONS = 20_000
-"""At most so many orders of an annotator's votes are tried."""
-
-ENOUGH = 20
-"""Orders as extreme as the real one after which no more are tried (Besag & Clifford, *Sequential
-Monte Carlo p-values*, Biometrika 78, 1991)."""
 
 
 class Drift(NamedTuple):
     """finding: of each of K annotators, the effect being accuracy after less accuracy before the
     likeliest fall; changed: the time of the first vote after it, [K], NaN where none was sought.
+
+    The cut is where the fall is largest, so the effect is somewhat too large, and its interval is
+    that of a cut known beforehand. Accuracy is by what the others say, who err too: the fall of
+    the true accuracy is larger.
     """
 
     finding: Finding
@@ -45,7 +43,8 @@ def drift(
     CUSUM (Csörgő & Horváth, *Limit Theorems in Change-Point Analysis*, 1997); its weighted form
     finds changes near the ends better, and those in the middle worse. The p-value is among the same
     votes in other orders, exact whatever they are: where an annotator has not changed, all orders
-    are alike. Votes without a time do not count.
+    are alike. Items are taken to come in no order of their difficulty. Votes without a time do not
+    count.
 
     Args:
         annotator: codes, [n]. time: in any unit, [n].
@@ -114,6 +113,5 @@ def _tested(
             value, _ = _largest(own, allowed)
             if value >= seen - 1e-12:
                 as_large += 1
-        sequential = as_large == enough and tried < permutations
-        p_value[k] = as_large / tried if sequential else (as_large + 1) / (tried + 1)
+        p_value[k] = sequential(as_large, tried, permutations, enough)
     return p_value, cut

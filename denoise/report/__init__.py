@@ -1,0 +1,1 @@
+"""Pages that open offline: one HTML file each, which loads nothing and sends nothing."""

@@ -1,0 +1,285 @@
+"""What an audit starts from: votes as codes, what EM made of them, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from denoise import schema
+from denoise.crowd.answers import Answers, Floats, answers
+from denoise.dataset import Dataset
+from denoise.errors import refuse
+from denoise.plain import quote
+from denoise.quality.agreement import class_counts
+from denoise.quality.others import Crowd
+from denoise.schema import ALL_ANNOTATORS
+from denoise.stages.em import EMResult, em
+from denoise.stages.labels import LabelsResult, em_labels
+
+CORE = ("item_id", "annotator_id", "label")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """n votes of K annotators on J items with C classes, and what EM made of them.
+
+    rows: of the votes, in their order: `item_id`, `annotator_id`, `label`, and the source's
+    columns; items, annotators, classes: the names behind the codes. counts: votes of each class,
+    ties being one more of a pair's, and an annotator's repeated votes on an item counted once,
+    [J, C or C + 1]; posterior: P(truth), [J, C]; confusion: [K, C, C] (truth, label); class_prior:
+    before the votes, [C] or [J, C]; result: of EM; n_not_counted: repeated votes left out.
+    in_shown_order: whether the source orders two responses otherwise than by the choice.
+    """
+
+    votes: Answers
+    rows: pl.DataFrame
+    items: pl.Series
+    annotators: pl.Series
+    classes: pl.Series
+    counts: np.ndarray
+    posterior: Floats
+    confusion: Floats
+    class_prior: Floats
+    result: EMResult | LabelsResult
+    n_not_counted: int
+    pairs: pl.DataFrame | None = None
+    in_shown_order: bool = False
+
+    @property
+    def is_preference(self) -> bool:
+        """Whether the items are pairs of responses."""
+        return self.pairs is not None
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether no annotator is named, so that nothing can be said of any."""
+        return self.annotators.to_list() == [ALL_ANNOTATORS]
+
+    def crowd(self) -> Crowd:
+        """The evidence for the truths that the others tell."""
+        return Crowd(self.votes, self.confusion, self.class_prior)
+
+    def typical(self) -> Floats:
+        """The mean confusion of the crowd, weighted by votes, [C, C] (truth, label)."""
+        n = self.votes.votes_per_annotator.astype(np.float64)
+        return np.einsum("k,ktl->tl", n / max(n.sum(), 1.0), self.confusion)
+
+    def column(self, name: str) -> pl.Series:
+        """A column of the source, for every vote.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        if name in self.rows.columns:
+            return self.rows[name]
+        if self.pairs is not None and name in self.pairs.columns:
+            ids = self.pairs.select(item_id=pl.col("pair_id").cast(pl.String), found=name)
+            return self.rows.join(ids, on="item_id", how="left", maintain_order="left")["found"]
+        there = [n for n in self.rows.columns if n not in CORE]
+        there += [
+            n for n in (self.pairs.columns if self.pairs is not None else []) if n not in there
+        ]
+        fix = f"columns are {', '.join(map(quote, there)) or 'only items, annotators and labels'}"
+        refuse("the data have no such column", column=name, fix=fix)
+
+
+def judged(
+    data: Dataset,
+    *,
+    truth: pl.DataFrame | None = None,
+    model: str = "auto",
+    threads: int | None = None,
+    **evidence: Any,
+) -> Judged:
+    """The data after EM; `truth` are known answers, `evidence` the options of `em` for pairs.
+
+    Raises:
+        InputError: as `em` or `em_labels`.
+    """
+    if data.is_preference:
+        return _pairs(data, truth, threads, evidence)
+    return _labels(data, truth, model, threads)
+
+
+def codes(values: pl.Series, names: pl.Series) -> np.ndarray:
+    """The place of each value among `names`, [n] int64."""
+    return values.cast(pl.String).cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+
+
+def _labels(data: Dataset, truth: pl.DataFrame | None, model: str, threads: int | None) -> Judged:
+    result = em_labels(data, model=model, truth=truth, threads=threads)
+    assert data.labels is not None
+    rows = data.labels.with_columns(pl.col(CORE).cast(pl.String))
+    items, classes = result.items["item_id"], pl.Series(result.summary["classes"])
+    annotators = result.annotators["annotator_id"]
+    kept, rows = _once(rows, CORE), rows.with_row_index("row")
+    ordered = _ordered(rows.filter(kept), items, annotators, classes)
+    n_classes = len(classes)
+    votes = _answers(ordered, items, annotators, classes)
+    prior = np.asarray(result.summary["class_prior"])
+    names = [f"prior_{name}" for name in classes]
+    if all(name in rows.columns for name in names):
+        prior = ordered.unique("item_id", keep="first").sort("item_id").select(names).to_numpy()
+        prior = _aligned(prior / prior.sum(1, keepdims=True), ordered, items)
+    return Judged(
+        votes=votes,
+        rows=ordered,
+        items=items,
+        annotators=annotators,
+        classes=classes,
+        counts=class_counts(votes),
+        posterior=result.items.select(f"posterior_{name}" for name in classes).to_numpy(),
+        confusion=result.confusions["probability"]
+        .to_numpy()
+        .reshape(len(annotators), n_classes, n_classes),
+        class_prior=_known_prior(prior, truth, items, classes, "label"),
+        result=result,
+        n_not_counted=len(rows) - len(ordered),
+    )
+
+
+def _pairs(
+    data: Dataset, truth: pl.DataFrame | None, threads: int | None, evidence: dict[str, Any]
+) -> Judged:
+    result = em(data, truth=truth, threads=threads, **evidence)
+    pairs, votes = data.preferences()
+    made = data.provenance.settings
+    rows = votes.with_columns(
+        item_id=pl.col("pair_id").cast(pl.String),
+        annotator_id=pl.col("annotator_id").cast(pl.String),
+        label=pl.col("vote").cast(pl.String),
+    ).with_row_index("row")
+    items = rows["item_id"].unique().sort()
+    annotators, classes = result.annotators["annotator_id"], pl.Series(["a", "b"])
+    told = result.confidences.select(
+        item_id=pl.col("pair_id").cast(pl.String),
+        for_a=pl.when(pl.col("vote") == "a").then("prob").otherwise(1.0 - pl.col("prob")),
+        posterior="pair_posterior",
+    )
+    told = told.group_by("item_id").agg(
+        pl.col("for_a").drop_nulls().first(), pl.col("posterior").drop_nulls().first()
+    )
+    told = items.alias("item_id").to_frame().join(told, on="item_id", how="left")
+    before = told.sort("item_id")["for_a"].fill_null(0.5).to_numpy()
+    after = told.sort("item_id")["posterior"].fill_null(pl.Series(before)).to_numpy()
+    eta = result.annotators["reliability"].fill_null(0.5).to_numpy()
+    with_ties = pl.Series([*classes, "tie"])
+    whole = _ordered(rows.filter(_once(rows, CORE)), items, annotators, with_ties)
+    ordered = whole.filter(pl.col("label") != "tie")
+    return Judged(
+        votes=_answers(ordered, items, annotators, classes),
+        rows=ordered,
+        items=items,
+        annotators=annotators,
+        classes=classes,
+        counts=class_counts(_answers(whole, items, annotators, with_ties)),
+        posterior=np.stack([after, 1.0 - after], 1),
+        confusion=np.stack([eta, 1.0 - eta, 1.0 - eta, eta], 1).reshape(-1, 2, 2),
+        class_prior=_known_prior(
+            np.stack([before, 1.0 - before], 1), truth, items, classes, "vote"
+        ),
+        result=result,
+        n_not_counted=len(rows) - len(whole),
+        pairs=pairs,
+        in_shown_order="form" in made and made.get("first") != "chosen",
+    )
+
+
+def _once(rows: pl.DataFrame, names: Sequence[str]) -> pl.Series:
+    """Whether a vote is the first of its annotator's on the item, and all of them agree."""
+    item, annotator, label = names
+    key = pl.struct(item, annotator)
+    one = key.is_first_distinct() & (pl.col(label).n_unique().over(item, annotator) == 1)
+    return rows.select(one | (pl.col(annotator) == ALL_ANNOTATORS)).to_series()
+
+
+def _ordered(
+    rows: pl.DataFrame, items: pl.Series, annotators: pl.Series, classes: pl.Series
+) -> pl.DataFrame:
+    """The rows by item, annotator and class, as `Answers` sorts them."""
+    order = np.lexsort(
+        (
+            codes(rows["label"], classes),
+            codes(rows["annotator_id"], annotators),
+            codes(rows["item_id"], items),
+        )
+    )
+    return rows[order]
+
+
+def _answers(
+    rows: pl.DataFrame, items: pl.Series, annotators: pl.Series, classes: pl.Series
+) -> Answers:
+    return answers(
+        codes(rows["item_id"], items),
+        codes(rows["annotator_id"], annotators),
+        codes(rows["label"], classes),
+        len(items),
+        len(annotators),
+        len(classes),
+    )
+
+
+def _aligned(found: Floats, rows: pl.DataFrame, items: pl.Series) -> Floats:
+    """Values of the items that have rows, in their order, and 1/C for the others, [J, C]."""
+    out = np.full((len(items), found.shape[1]), 1.0 / found.shape[1])
+    out[codes(rows["item_id"].unique().sort(), items)] = found
+    return out
+
+
+def _known_prior(
+    prior: Floats, truth: pl.DataFrame | None, items: pl.Series, classes: pl.Series, answer: str
+) -> Floats:
+    """The prior with certainty for known answers, [C] or [J, C]."""
+    if truth is None:
+        return prior
+    known = known_codes(truth, items, classes, answer)
+    out = np.array(np.broadcast_to(prior, (len(items), len(classes))))
+    out[known >= 0] = np.eye(len(classes))[known[known >= 0]]
+    return out
+
+
+def known_codes(
+    truth: pl.DataFrame, items: pl.Series, classes: pl.Series, answer: str
+) -> np.ndarray:
+    """The known class of each item, −1 where there is none (or a tie), [J]."""
+    known = np.full(len(items), -1)
+    key = "pair_id" if answer == "vote" else "item_id"
+    rows = truth.select(pl.col(key, answer).cast(pl.String))
+    rows = rows.filter(pl.col(key).is_in(items.implode()) & pl.col(answer).is_in(classes.implode()))
+    known[codes(rows[key], items)] = codes(rows[answer], classes)
+    return known
+
+
+_TIMES = ("%+", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%a %b %d %H:%M:%S %Y")
+"""Spellings of a point of time; the last is MTurk's without its zone, the same for all its rows."""
+
+
+def epoch_seconds(values: pl.Series) -> Floats:
+    """Points of time as seconds, [n], NaN where there is none, or none that can be read."""
+    if values.dtype == pl.String:
+        numbers = values.cast(pl.Float64, strict=False)
+        if numbers.null_count() > values.null_count():
+            text = values.str.strip_chars().str.replace(r" [A-Z]{3,4} (\d{4})$", " $1")
+            for form in _TIMES:
+                read = text.str.to_datetime(form, strict=False, time_zone="UTC", time_unit="us")
+                numbers = numbers.fill_null(read.dt.epoch("us").cast(pl.Float64) / 1e6)
+        values = numbers
+    elif values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime):
+        values = values.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
+    elif not values.dtype.is_numeric():
+        values = pl.Series([None] * len(values), dtype=pl.Float64)
+    return values.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def text_length(texts: pl.Series) -> Floats:
+    """Characters of each text, or of all messages of a chat, [n]."""
+    if schema.is_chat(texts.dtype):
+        contents = pl.element().struct.field("content").cast(pl.String).str.len_chars()
+        texts = texts.to_frame("t").select(pl.col("t").list.eval(contents).list.sum()).to_series()
+        return texts.cast(pl.Float64).fill_null(0.0).to_numpy()
+    return texts.str.len_chars().cast(pl.Float64).fill_null(0.0).to_numpy()
