@@ -72,6 +72,7 @@ class Given(NamedTuple):
     seeds: range
     noises: tuple[float, ...]
     losses: tuple[str, ...]
+    methods: tuple[str, ...]
     folds: int
     rounds: int
     part: tuple[int, int]
@@ -112,6 +113,8 @@ def main() -> None:
     if missing:
         print(f"{len(missing)} of {len(cases)} cases are still to be done")
         return
+    if set(given.methods) != set(METHODS):
+        return
     rows = [{**case._asdict(), **done[case]} for case in cases]
     told = f"{given.pairs:,} pairs, {given.folds} folds, {given.rounds} rounds; {TRAINING}."
     report(rows, given, told)
@@ -125,7 +128,7 @@ def planned(given: Given) -> Iterator[Case]:
             noises, seeds = given.noises, given.seeds
         for seed in seeds:
             for noise in noises:
-                for method in METHODS:
+                for method in given.methods:
                     if noise == 0 and method in ("true labels", "smoothing", "rdpo"):
                         continue  # they are plain training
                     if method in CONTROLS and (loss != "dpo" or noise != OTHER_NOISE):
@@ -246,6 +249,8 @@ def _given() -> Given:
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--noises", type=float, nargs="+", default=list(NOISES))
     parser.add_argument("--losses", nargs="+", default=["dpo", *OTHER_LOSSES])
+    help_ = "only these: their lines are written, and no table"
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), help=help_)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th case")
@@ -258,6 +263,7 @@ def _given() -> Given:
         seeds=range(1 if given.quick else given.seeds),
         noises=tuple(given.noises),
         losses=tuple(given.losses),
+        methods=tuple(given.methods or METHODS),
         folds=given.folds,
         rounds=given.rounds,
         part=(int(index), int(count)),
