@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
-from denoise.crowd import selection
 from denoise.crowd.answers import Answers, answers
-from denoise.quality.bias import bias
-from denoise.quality.copies import copies
-from denoise.quality.drift import drift
-from denoise.quality.finding import LEVELS, discoveries
-from denoise.quality.others import Crowd
-from denoise.quality.skill import skill
+from denoise.dataset import Dataset
+from denoise.quality.finding import LEVELS
 from denoise.simulate import SKILLED
+from denoise.stages.audit import audit
+from denoise.tables import Provenance
 
-KINDS = tuple(LEVELS)
+KINDS = ("spammer", "adversary", "position", "length", "copies", "drift")
 EACH = 2
 """Annotators of a kind that are planted in one crowd; two copy two others."""
 
@@ -113,24 +111,52 @@ def _on_the_same_items(
     return item, annotator
 
 
-def audited(world: PlantedCrowd) -> dict[str, set]:
-    """Who is flagged for what: codes of annotators, and pairs of them for copies."""
+def dataset(world: PlantedCrowd, *, as_labels: bool = False) -> Dataset:
+    """The votes as `import` would give them: on pairs, class 1 being b, or as labels of items.
+
+    The seconds that answers took and the topics of items have nothing to do with being right.
+    """
     votes = world.votes
-    fit = selection.auto(votes).fit
-    evidence = Crowd(votes, fit.confusion, fit.class_prior)
-    truth = evidence.without_own()
-    told, alike = skill(evidence, truth), copies(evidence)
-    findings = {"spammer": told.spammer, "adversary": told.adversary}
-    for name, side in (("position", world.first), ("length", world.longer)):
-        chose = (votes.label == 1) == side
-        on_side = np.where(side, truth[:, 1], truth[:, 0])
-        findings[name] = bias(votes.annotator, chose, on_side, votes.n_annotators)
-    right = truth[np.arange(len(votes.label)), votes.label]
-    findings["drift"] = drift(votes.annotator, world.time, right, votes.n_annotators).finding
-    flags = {
-        name: set(np.flatnonzero(discoveries(finding, LEVELS[name])).tolist())
-        for name, finding in findings.items()
+    rng = np.random.default_rng(len(votes.label))
+    item = votes.item
+    columns = {
+        "annotator_id": pl.Series([f"k{k:03d}" for k in range(votes.n_annotators)])[
+            votes.annotator
+        ],
+        "timestamp": world.time,
+        "seconds": rng.lognormal(2.0, 1.0, len(item)),
+        "topic": pl.Series(["art", "law", "maths", "sport"])[item % 4],
     }
-    pairs = discoveries(alike.finding, LEVELS["copies"])
-    both = zip(alike.first[pairs].tolist(), alike.second[pairs].tolist(), strict=True)
-    return {**flags, "copies": set(both)}
+    ids = pl.Series([f"i{j:06d}" for j in range(votes.n_items)])
+    made = Provenance("import", {"source": "planted"}, {"form": "planted"})
+    if as_labels:
+        label = pl.Series(["no", "yes"])[votes.label]
+        return Dataset(made, labels=pl.DataFrame({"item_id": ids[item], "label": label, **columns}))
+    b_is_longer = np.zeros(votes.n_items, bool)
+    b_is_longer[item] = world.longer
+    pairs = pl.DataFrame(
+        {
+            "pair_id": ids,
+            "prompt": "p-" + ids,
+            "response_a": pl.Series(np.where(b_is_longer, "short", "the longer one")),
+            "response_b": pl.Series(np.where(b_is_longer, "the longer one", "short")),
+        }
+    )
+    rows = {
+        "vote_id": np.arange(len(item)),
+        "pair_id": ids[item],
+        "vote": pl.Series(["a", "b"])[votes.label],
+        "shown_first": np.where(world.first, "b", "a"),
+        **columns,
+    }
+    return Dataset(made, pairs=pairs, votes=pl.DataFrame(rows))
+
+
+def audited(world: PlantedCrowd, *, as_labels: bool = False) -> dict[str, set]:
+    """Who is flagged for what: codes of annotators, and pairs of them for copies."""
+    found = audit(dataset(world, as_labels=as_labels), slices=("topic",)).findings
+    code = pl.col("annotator_id", "other").str.slice(1).cast(pl.Int64, strict=False)
+    flagged = found.filter("flagged").with_columns(code)
+    who = {question: set(flagged.filter(question=question)["annotator_id"]) for question in LEVELS}
+    pairs = flagged.filter(question="copies").select("annotator_id", "other")
+    return {**who, "copies": set(pairs.rows())}

@@ -13,6 +13,7 @@ from audit_crowds import EACH, KINDS, audited, crowd
 from experiment import Column, lines, markdown, over_seeds, progress, settings, ticks, wide, write
 
 from denoise.plot import Panel
+from denoise.quality.finding import LEVELS
 
 FOUND = Column("found", "Share of the planted annotators (or pairs) who are flagged for it", 2)
 FALSE = Column("false", "Flags a crowd on annotators (or pairs) who are not in that trouble", 2)
@@ -50,23 +51,27 @@ def main() -> None:
     for each in progress(list(votes_each)):
         for seed in given.seeds:
             rows += [{"votes": each, "seed": seed, **row} for row in figures(seed, each)]
-            flags = audited(crowd(seed, trouble=False, votes_each=each))
-            clean.append({"votes": each, **{kind: bool(found) for kind, found in flags.items()}})
+            quiet = crowd(seed, trouble=False, votes_each=each)
+            for of in ("pairs", "labels"):
+                flags = audited(quiet, as_labels=of == "labels")
+                kinds = {kind: bool(found) for kind, found in flags.items()}
+                clean.append({"votes": each, "crowd": of, **kinds})
     table = over_seeds(rows, ["votes", "kind"], COLUMNS)
-    quiet = pl.DataFrame(clean).with_columns(any=pl.any_horizontal(KINDS))
-    quiet = quiet.group_by("votes", maintain_order=True).agg(pl.col("any", *KINDS).sum())
+    silent = pl.DataFrame(clean).with_columns(any=pl.any_horizontal(*LEVELS))
+    by = ["votes", "crowd"]
+    silent = silent.group_by(by, maintain_order=True).agg(pl.col("any", *LEVELS).sum())
     here = table.filter(votes=AT)
     told = "; ".join(f"{kind} {100 * x:.0f} %" for kind, x in here[["kind", "found"]].iter_rows())
-    flagged = quiet.filter(votes=AT)["any"].item()
+    flagged = dict(silent.filter(votes=AT).select("crowd", "any").iter_rows())
     write(
         "audit",
         "What the audit finds",
         given,
         reading=f"With {AT} votes each it finds: {told}. Of {len(given.seeds)} clean crowds "
-        f"{flagged} have any flag.",
+        f"{flagged['pairs']} have any flag as pairs of responses, {flagged['labels']} as labels.",
         body=[
             *(f"## {c.title}\n\n" + markdown(wide(table, ["votes"], c, "kind")) for c in COLUMNS),
-            f"## Clean crowds, of {len(given.seeds)}, with a flag\n\n" + markdown(quiet),
+            f"## Clean crowds, of {len(given.seeds)}, with a flag\n\n" + markdown(silent),
         ],
         table=table,
         panels=[

@@ -87,12 +87,14 @@ def settings(doc: str, modes: Sequence[str], seeds: int = 10) -> Settings:
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=BENCHMARKS, help="where the files go")
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(modes))
+    if modes:
+        parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(modes))
     parser.add_argument("--seeds", type=int, help=f"how many (default {seeds})")
     parser.add_argument("--quick", action="store_true", help="few and small cases, two seeds")
     given = parser.parse_args()
     count = given.seeds or (2 if given.quick else seeds)
-    return Settings(given.out, tuple(given.modes), range(count), given.quick)
+    modes = getattr(given, "modes", ())
+    return Settings(given.out, tuple(modes), range(count), given.quick)
 
 
 def fit(world: Simulation, mode: str, **options: Any) -> EMResult:

@@ -12,6 +12,10 @@ from denoise.quality.mixture import share
 EDGE = 0.01
 """How near to certain an expected answer may be."""
 
+LEAST_LEFT = 0.01
+"""Share of the variance that fitting s must leave: where the others tell the same of all items, a
+leaning cannot be told from a share of answers that follow the truth."""
+
 
 def bias(
     annotator: np.ndarray,
@@ -46,8 +50,9 @@ def bias(
     score = total(chose - expected)
     told = total(lean**2 / variance)
     taken = np.divide(total(lean) ** 2, told, out=np.zeros(n_annotators), where=told > 0)
-    error = np.sqrt(np.maximum(total(variance) - taken, 0.0))
-    asked = error > 0
+    left = total(variance) - taken
+    asked = left > LEAST_LEFT * total(variance)
+    error = np.sqrt(np.where(asked, left, 0.0))
     z = np.divide(score, error, out=np.full(n_annotators, np.nan), where=asked)
     effect, width = (
         np.divide(x, n, out=np.full(n_annotators, np.nan), where=asked) for x in (score, error)

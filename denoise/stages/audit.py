@@ -163,12 +163,12 @@ def audit(
 
 
 def _as_codes_of(without: Judged, crowd: Judged, known: np.ndarray) -> np.ndarray:
-    """Known classes by the classes of another fit of the same items; −1 where it has not that one.
+    """Known classes by the classes of another fit of the same items, −1 where none is known.
 
-    Known answers may name classes that no vote has.
+    Known answers may name a class that no vote has: C, which nothing equals.
     """
     place = {name: c for c, name in enumerate(without.classes)}
-    of = np.array([place.get(name, -1) for name in crowd.classes] + [-1])
+    of = np.array([place.get(name, len(place)) for name in crowd.classes] + [-1])
     return of[known]
 
 
@@ -324,7 +324,8 @@ def _on_known(crowd: Judged, known: np.ndarray) -> dict[str, float]:
         return {}
     counts = crowd.counts[told, : len(crowd.classes)]
     leads = counts == counts.max(1, keepdims=True)
-    majority = (leads / leads.sum(1, keepdims=True))[np.arange(len(counts)), known[told]]
+    shares = np.pad(leads / leads.sum(1, keepdims=True), ((0, 0), (0, 1)))
+    majority = shares[np.arange(len(counts)), known[told]]
     right = crowd.posterior[told].argmax(1) == known[told]
     low, high = wilson(np.array([right.sum()]), np.array([len(right)]))
     return {

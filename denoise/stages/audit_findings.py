@@ -24,8 +24,8 @@ MOST_CLASSES = 20
 MOST_SLICES = 100
 """So many of the largest slices of a column are compared."""
 
-MATERIAL = {"position": 0.1, "length": 0.1, "label": 0.1}
-"""A leaning of fewer answers than this share is not worth a flag, however sure."""
+MATERIAL = dict.fromkeys(("position", "length", "label", "fast", "slice"), 0.1)
+"""An effect on fewer answers than this share is not worth a flag, however sure."""
 
 COMMON = 0.05
 """Share of compared pairs that err together above which the crowd as a whole does."""
@@ -252,8 +252,14 @@ def _slices(
         beyond = beyond_slice(who, part, right[kept], votes.n_annotators, len(names))
         told = np.isfinite(beyond)
         for s, name in enumerate(names):
-            shape = (who[told], (part == s)[told], beyond[told], votes.n_annotators)
-            found = contrast(*shape, seed=seed)
+            where = (who[told], (part == s)[told])
+            found, plainly = (
+                contrast(*where, values[told], votes.n_annotators, seed=seed)
+                for values in (beyond, right[kept])
+            )
+            # Both must hold. What is left after the others' mean differs between slices even for
+            # someone who is always right, and what he gets right is less in a slice hard for all.
+            found = found._replace(p_value=np.maximum(found.p_value, plainly.p_value))
             shown = pl.Series([f"{column} = {name}"] * votes.n_annotators)
             yield _Answered("slice", found, np.arange(votes.n_annotators), shown)
 
