@@ -193,7 +193,7 @@ def _audited(
 def _print(result: AuditResult, show: int) -> None:
     """The headline, who needs a look, and what to look at again."""
     from denoise.cli.console import percent, say, table
-    from denoise.report.audit import buying, enough
+    from denoise.report.audit import buying, doubtful, enough
     from denoise.report.words import headline
     from denoise.stages.audit import USELESS, WORTH_A_TALK
 
@@ -225,20 +225,19 @@ def _print(result: AuditResult, show: int) -> None:
         say(f"Krippendorff's alpha {alpha.value:.3f} ({alpha.low:.3f} to {alpha.high:.3f})")
     say(enough(result))
     say(buying(result))
-    doubtful = result.items.head(show)  # by worth
+    pairs = result.judged.is_preference
     rows = [
         (
-            plain(row["item_id"], ID_WIDTH),
+            plain(row["text"] if pairs else row["item_id"], 2 * ID_WIDTH if pairs else ID_WIDTH),
             plain(row["label"], ID_WIDTH),
             percent(row["worth_of_a_look"]),
             f"{row['n_votes']:,}",
-            "reliable people differ" if row["contested"] else "",
         )
-        for row in doubtful.iter_rows(named=True)
-        if row["worth_of_a_look"] > 0
+        for row in doubtful(result, show)
     ]
     if rows:
-        columns = ("item", "label", ">may be wrong", ">votes", "…")
+        names = ("prompt", "better response") if pairs else ("item", "label")
+        columns = (*names, ">may be wrong", ">votes")
         table(f"Labels to look at first, of {len(result.items):,}", columns, rows)
 
 

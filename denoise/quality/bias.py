@@ -12,6 +12,10 @@ from denoise.quality.mixture import share
 EDGE = 0.01
 """How near to certain an expected answer may be."""
 
+LEAST_VOTES = 20
+"""Votes that an annotator must have to be asked: with fewer the score is not near enough to normal.
+"""
+
 LEAST_LEFT = 0.01
 """Share of the variance that fitting s must leave: where the others tell the same of all items, a
 leaning cannot be told from a share of answers that follow the truth."""
@@ -51,7 +55,7 @@ def bias(
     told = total(lean**2 / variance)
     taken = np.divide(total(lean) ** 2, told, out=np.zeros(n_annotators), where=told > 0)
     left = total(variance) - taken
-    asked = left > LEAST_LEFT * total(variance)
+    asked = (left > LEAST_LEFT * total(variance)) & (n >= LEAST_VOTES)
     error = np.sqrt(np.where(asked, left, 0.0))
     z = np.divide(score, error, out=np.full(n_annotators, np.nan), where=asked)
     effect, width = (

@@ -34,6 +34,7 @@ def drift(
     right: Floats,
     n_annotators: int,
     *,
+    score: Floats | None = None,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
 ) -> Drift:
@@ -49,14 +50,16 @@ def drift(
     Args:
         annotator: codes, [n]. time: in any unit, [n].
         right: P(the vote is right | the others' votes), [n].
+        score: what the statistic is of, [n]; `right` where not given, which sees a fall later.
     """
     kept = np.isfinite(time)
+    score = (right if score is None else score)[kept]
     annotator, time, right = annotator[kept], time[kept], right[kept]
     order = np.lexsort((time, annotator))
     start = np.concatenate([[0], np.cumsum(np.bincount(annotator, minlength=n_annotators))])
     generator = np.random.default_rng(seed)
-    times, rights = time[order], right[order]
-    p_value, cut = _tested(start, times, rights, generator, permutations, ENOUGH, MARGIN)
+    times, rights, scores = time[order], right[order], score[order]
+    p_value, cut = _tested(start, times, scores, generator, permutations, ENOUGH, MARGIN)
     effect, error, changed = np.full((3, n_annotators), np.nan)
     for k in np.flatnonzero(cut > 0):
         before, after = np.split(rights[start[k] : start[k + 1]], [cut[k]])

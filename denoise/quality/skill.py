@@ -18,14 +18,20 @@ is an accuracy of 75 %."""
 CHANCE = 0.01
 """A spammer's answers are also not shown to tell anything, at this level."""
 
+MOST_SURE = 0.05
+"""A score is taken at a share no nearer to 0 or 1, so that no single vote outweighs all others."""
+
 
 class Skill(NamedTuple):
     """informed: the share of answers, of each of K annotators, that follow the truth; below 0 more
-    go against it than by chance. spammer, adversary: findings, both with that share as effect."""
+    go against it than by chance. spammer, adversary: findings, both with that share as effect.
+    score: of each vote, ∂/∂s log P(vote) at the annotator's own s: how much it speaks for a larger
+    share, [n]; a vote on which the others are in doubt speaks for little."""
 
     informed: Share
     spammer: Finding
     adversary: Finding
+    score: Floats
 
 
 def skill(crowd: Crowd, truth: Floats) -> Skill:
@@ -53,4 +59,6 @@ def skill(crowd: Crowd, truth: Floats) -> Skill:
     bounds = (informed.value, informed.low, informed.high, n)
     tells_nothing = np.minimum(informed.above(0.0), informed.below(0.0)) > CHANCE / 2
     weak = np.where(tells_nothing | ~(n > 0), informed.below(INFORMED), 1.0)
-    return Skill(informed, Finding(weak, *bounds), Finding(informed.below(0.0), *bounds))
+    s = np.clip(informed.value, MOST_SURE, 1.0 - MOST_SURE)[votes.annotator]
+    score = rise[every] / (usual[every] + s * rise[every])
+    return Skill(informed, Finding(weak, *bounds), Finding(informed.below(0.0), *bounds), score)

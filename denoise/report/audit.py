@@ -13,6 +13,7 @@ from denoise.plain import plain
 from denoise.plot import Line, Panel, histogram_svg, lines_svg
 from denoise.report.page import render, script
 from denoise.report.words import QUESTIONS, agreement_in_words, effect, headline, interval
+from denoise.schema import content_text
 from denoise.stages.audit import USELESS, WORTH_A_TALK, AuditResult
 
 MOST_ANNOTATORS = 1_000
@@ -45,7 +46,7 @@ def page(result: AuditResult, source: str) -> str:
         questions=_questions(result),
         agreement=result.agreement._asdict(),
         agreement_in_words=agreement_in_words(result.agreement.alpha.value),
-        items=_items(result),
+        items=doubtful(result, MOST_ITEMS),
         n_items=len(result.items),
         item="pair" if result.judged.is_preference else "item",
         contested=_contested(result),
@@ -88,8 +89,8 @@ def buying(result: AuditResult) -> str:
     return (
         f"{half['labels']:,} further votes, on the {item} that need them most, would put about "
         f"{half['planned']:,.0f} labels right; as many on random {item}, "
-        f"{half['at_random']:,.0f}. {plan['labels'][-1]:,} votes would do all that this crowd can "
-        f"soon do: {plan['planned'][-1]:,.0f}."
+        f"{half['at_random']:,.0f}. All {plan['labels'][-1]:,} votes that are worth anything would "
+        f"put {plan['planned'][-1]:,.0f} right."
     )
 
 
@@ -136,38 +137,36 @@ def _questions(result: AuditResult) -> list[dict[str, Any]]:
     return out
 
 
-def _items(result: AuditResult) -> list[dict[str, Any]]:
-    top = result.items.filter(pl.col("worth_of_a_look") > 0).head(MOST_ITEMS)
-    texts = _texts(result, top["item_id"])
-    return [
-        {
-            **row,
-            "item_id": plain(row["item_id"], NAME),
-            "label": plain(row["label"], NAME),
-            "text": texts.get(row["item_id"], ""),
-        }
-        for row in top.iter_rows(named=True)
-    ]
+def doubtful(result: AuditResult, most: int) -> list[dict[str, Any]]:
+    """The items to look at first, as they are shown: of pairs the prompt and better response."""
+    top = result.items.filter(pl.col("worth_of_a_look") > 0).head(most)
+    return _shown(result, top)
 
 
-def _texts(result: AuditResult, ids: pl.Series) -> dict[str, str]:
-    """The beginnings of the prompts of pairs."""
-    from denoise.schema import content_text
+def _shown(result: AuditResult, items: pl.DataFrame) -> list[dict[str, Any]]:
+    texts = _texts(result, items["item_id"])
+    rows = []
+    for row in items.iter_rows(named=True):
+        prompt, *responses = texts.get(row["item_id"], ("", row["label"], row["label"]))
+        label = responses[row["label"] == "b"]
+        shown = {"item_id": plain(row["item_id"], NAME), "label": plain(label, NAME)}
+        rows.append({**row, **shown, "text": plain(prompt, 90)})
+    return rows
 
+
+def _texts(result: AuditResult, ids: pl.Series) -> dict[str, tuple[str, str, str]]:
+    """Prompt and responses of pairs, by id."""
     pairs = result.judged.pairs
     if pairs is None:
         return {}
-    rows = pairs.select(pl.col("pair_id").cast(pl.String), "prompt")
+    rows = pairs.select(pl.col("pair_id").cast(pl.String), "prompt", "response_a", "response_b")
     rows = rows.filter(pl.col("pair_id").is_in(ids.implode()))
-    return {pair: plain(content_text(prompt), 90) for pair, prompt in rows.iter_rows()}
+    return {pair: tuple(map(content_text, texts)) for pair, *texts in rows.iter_rows()}  # type: ignore[misc]
 
 
 def _contested(result: AuditResult) -> list[dict[str, Any]]:
     rows = result.items.filter("contested").sort("n_against", "item_id", descending=[True, False])
-    return [
-        {**row, "item_id": plain(row["item_id"], NAME), "label": plain(row["label"], NAME)}
-        for row in rows.head(MOST_FINDINGS).iter_rows(named=True)
-    ]
+    return _shown(result, rows.head(MOST_FINDINGS))
 
 
 def _confusion(result: AuditResult) -> dict[str, Any] | None:

@@ -136,22 +136,9 @@ def headline(summary: dict[str, Any]) -> list[str]:
     if people:
         lost, talk = summary["n_useless"], summary["n_flagged"] - summary["n_useless"]
         said.append(
-            f"{_people(lost)} no sign of knowing the truth, or the contrary of it; "
-            f"{_more(talk, lost)} a bias or a change worth a talk."
+            f"{lost:,} of the {people:,} annotators answer as if they did not know the truth, or "
+            f"contrary to it; {talk:,} others have a bias or a change worth a talk."
             if lost or talk
             else "No annotator is flagged."
         )
     return said
-
-
-def _people(n: int) -> str:
-    if n == 1:
-        return "One annotator shows"
-    return f"{n:,} annotators show" if n else "Nobody shows"
-
-
-def _more(n: int, before: int) -> str:
-    if not n:
-        return "nobody else has" if before else "nobody has"
-    others = " others" if n > 1 and before else " other" if before else ""
-    return f"{n:,}{others} {'has' if n == 1 else 'have'}"

@@ -22,7 +22,7 @@ from denoise.quality.worth import ByVotes, Purchase, by_votes, purchase, spent
 from denoise.stages.audit_evidence import Judged, judged, known_codes
 from denoise.stages.audit_findings import Asked, Findings, findings
 from denoise.stages.settings import EMSettings
-from denoise.stages.truth import known_answers, truth_hash
+from denoise.stages.truth import known_answers, truth_hash, with_names
 from denoise.tables import Provenance
 
 ENOUGH_VOTES = 20
@@ -108,9 +108,10 @@ def audit(
     answer = "vote" if crowd.is_preference else "label"
     if truth is not None:
         contract = schema.TRUTH_VOTES if crowd.is_preference else schema.TRUTH_LABELS
-        ids = data.pairs["pair_id"] if data.pairs is not None else data.labels["item_id"]  # type: ignore[index]
-        truth = known_answers(truth, contract, ids.cast(pl.String).unique())
+        truth, foreign = _of_these(truth, contract, crowd.items)
         crowd = judged(data, truth=truth, model=model, threads=threads, **evidence)
+    else:
+        foreign = 0
     known = np.full(len(crowd.items), -1)
     if truth is not None:
         known = known_codes(truth, crowd.items, crowd.classes, answer)
@@ -159,7 +160,26 @@ def audit(
     )
     accuracy = _on_known(without, _as_codes_of(without, crowd, known))
     summary = _summary(result, found, accuracy)
+    if foreign:
+        said = f"{foreign:,} known answers are of items that these data do not have; left out"
+        summary["notes"].append(said)
     return AuditResult(**{**vars(result), "summary": summary})
+
+
+def _of_these(
+    truth: pl.DataFrame, contract: schema.Contract, ids: pl.Series
+) -> tuple[pl.DataFrame, int]:
+    """The known answers of these items, and how many are of others: a list may serve many batches.
+
+    Raises:
+        InputError: the table departs from its contract, or no answer is of these items.
+    """
+    truth = with_names(truth, contract)
+    key = contract.columns[0].name
+    kept = truth
+    if key in truth.columns:
+        kept = truth.filter(pl.col(key).cast(pl.String).is_in(ids.implode()))
+    return known_answers(truth if kept.is_empty() else kept, contract, ids), len(truth) - len(kept)
 
 
 def _as_codes_of(without: Judged, crowd: Judged, known: np.ndarray) -> np.ndarray:

@@ -108,7 +108,7 @@ def findings(
         _Answered("adversary", told.adversary, every),
         *_sides(crowd, truth),
         *_labels(crowd, truth),
-        *_drift(crowd, when, right, seed),
+        *_drift(crowd, when, right, told.score, seed),
         *([_Answered("fast", pace.finding, every)] if pace else []),
         *_slices(crowd, parts, right, seed),
     ]
@@ -213,13 +213,15 @@ def _labels(crowd: Judged, truth: Floats) -> Iterator[_Answered]:
         yield _Answered("label", found, every, pl.Series([crowd.classes[int(c)]] * len(every)))
 
 
-def _drift(crowd: Judged, when: pl.Series | None, right: Floats, seed: int) -> Iterator[_Answered]:
+def _drift(
+    crowd: Judged, when: pl.Series | None, right: Floats, score: Floats, seed: int
+) -> Iterator[_Answered]:
     if when is None:
         return
     seconds = epoch_seconds(when)
     if np.isfinite(seconds).any():
         k = crowd.votes.n_annotators
-        found = drift(crowd.votes.annotator, seconds, right, k, seed=seed)
+        found = drift(crowd.votes.annotator, seconds, right, k, score=score, seed=seed)
         yield _Answered("drift", found.finding, np.arange(k), since=found.changed)
 
 

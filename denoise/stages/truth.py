@@ -6,7 +6,10 @@ import polars as pl
 
 from denoise import schema
 from denoise.errors import raise_any, refuse
+from denoise.importers.columns import Columns
 from denoise.schema import Contract
+
+_ROLES = {"item_id": "item", "label": "label", "pair_id": "pair_id", "vote": "winner"}
 
 
 def known_answers(truth: pl.DataFrame, contract: Contract, ids: pl.Series) -> pl.DataFrame:
@@ -15,6 +18,7 @@ def known_answers(truth: pl.DataFrame, contract: Contract, ids: pl.Series) -> pl
     Raises:
         InputError: the table departs from its contract, or an id is none of `ids`.
     """
+    truth = with_names(truth, contract)
     names = [column.name for column in contract.columns]
     # A CSV has no types: whole numbers may be the names of things.
     numbers = [n for n in names if n in truth.columns and truth[n].dtype.is_integer()]
@@ -34,6 +38,14 @@ def known_answers(truth: pl.DataFrame, contract: Contract, ids: pl.Series) -> pl
             fix=f"give the {what} ids of the data",
         )
     return truth
+
+
+def with_names(truth: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+    """The table with the contract's names for columns that `import` would take for the same."""
+    columns = Columns(truth.schema, None, "truth")
+    missing = (c.name for c in contract.columns if c.name not in truth.columns)
+    found = {columns.find(_ROLES[name]): name for name in missing}
+    return truth.rename({old: new for old, new in found.items() if old is not None})
 
 
 def truth_hash(truth: pl.DataFrame) -> str:
