@@ -24,6 +24,8 @@ MOST_FINDINGS = 50
 MOST_SLICES = 100
 MOST_CLASSES = 12
 BINS = 20
+NAMED = 5
+LOOKED_AT = 100
 NAME = 60
 
 
@@ -39,6 +41,7 @@ def page(result: AuditResult, source: str) -> str:
         source=plain(source, 200),
         summary=result.summary,
         headline=headline(dict(result.summary)),
+        actions=actions(result),
         people=[_person(row) for row in people.iter_rows(named=True)],
         n_people=len(result.annotators),
         has_known="n_known" in result.annotators.columns,
@@ -59,6 +62,48 @@ def page(result: AuditResult, source: str) -> str:
         script=code,
         digest=digest,
     )
+
+
+def actions(result: AuditResult) -> list[str]:
+    """What to do first, a sentence each: whom to leave out, whom to talk to, what to look at."""
+    said = []
+    people = result.annotators.sort("n_votes", "annotator_id", descending=[True, False])
+    useless = people.filter(pl.col("flags").list.set_intersection(USELESS).list.len() > 0)
+    rest = people.filter(
+        (pl.col("flags").list.set_intersection(WORTH_A_TALK).list.len() > 0)
+        & (pl.col("flags").list.set_intersection(USELESS).list.len() == 0)
+    )
+    if len(useless):
+        votes = useless["n_votes"].sum() / max(people["n_votes"].sum(), 1)
+        said.append(
+            f"Leave out the votes of {_names(useless)}: they are {100 * votes:.1f} % of all, and "
+            "tell nothing of the truth, or the contrary. Confidences hardly count them already."
+        )
+    if len(rest):
+        said.append(f"Talk to {_names(rest, flags=True)}.")
+    top = result.items.filter(pl.col("worth_of_a_look") > 0).head(LOOKED_AT)
+    if len(top):
+        wrong = top["worth_of_a_look"].sum()
+        said.append(
+            f"Look again at the first {len(top):,} labels below: about {wrong:,.0f} of them are "
+            "wrong."
+        )
+    if n := result.summary["n_contested"]:
+        said.append(f"Make the guideline clearer for what {n:,} contested items have in common.")
+    return said
+
+
+def _names(people: pl.DataFrame, *, flags: bool = False) -> str:
+    """The first few, those with most votes first, and how many more there are."""
+    shown = [
+        plain(row["annotator_id"], 30)
+        + (f" ({', '.join(f for f in row['flags'] if f in WORTH_A_TALK)})" if flags else "")
+        for row in people.head(NAMED).iter_rows(named=True)
+    ]
+    more = len(people) - len(shown)
+    if more:
+        return f"{', '.join(shown)} and {more:,} more"
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 def enough(result: AuditResult) -> str:

@@ -20,7 +20,7 @@ class Question(NamedTuple):
 QUESTIONS = {
     "spammer": Question(
         "Whose answers tell next to nothing of the truth?",
-        "share of the answers that follow the truth; the others fall as his answers always do",
+        "share of the answers that follow the truth; the rest fall as this person's always do",
         "share",
         "Do not use these labels, and check how the person came to work like this.",
     ),
@@ -61,7 +61,7 @@ QUESTIONS = {
         "Look at what changed then: tiredness, another guideline, another person on the account.",
     ),
     "fast": Question(
-        "Whose fast answers are worse than his others?",
+        "Whose fast answers are worse than their others?",
         "accuracy of the fast answers less that of the others",
         "points",
         "A least time for an answer, or smaller batches.",
@@ -115,7 +115,7 @@ def headline(summary: dict[str, Any]) -> list[str]:
     ]
     if summary["reliability"] is not None and people:
         said.append(
-            f"A vote is right with {100 * summary['reliability']:.0f} % on average, as far as the "
+            f"A vote is right in {100 * summary['reliability']:.0f} % of cases, as far as the "
             f"{'data' if item == 'pair' else 'votes'} tell."
         )
     known = summary["on_known"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 from audit_cases import dataset, labels
 
 from denoise import audit
-from denoise.report.audit import buying, enough, page
+from denoise.report.audit import actions, buying, enough, page
 from denoise.report.compare import page as compare_page
 from denoise.report.words import QUESTIONS, agreement_in_words, effect, headline, interval
 from denoise.stages.audit import FLAG
@@ -129,7 +130,7 @@ def test_it_is_whole_on_paper_and_named_for_those_who_cannot_see_it(file, opened
     assert unnamed.count() == 0
     assert seen.page.locator("html").get_attribute("lang") == "en"
     headings = seen.page.locator("h1, h2, h3").evaluate_all("h => h.map(x => +x.tagName[1])")
-    assert all(b - a <= 1 for a, b in zip(headings, headings[1:], strict=False))
+    assert all(b - a <= 1 for a, b in pairwise(headings))
     seen.page.emulate_media(media="print")
     assert not seen.page.locator("nav").is_visible()
     clipped = seen.page.locator(".scroll").evaluate_all(
@@ -218,3 +219,13 @@ def test_what_is_enough_and_what_to_buy_are_told_in_numbers(troubled):
     assert f"all {len(curve)} {curve[-1]:.1f} %" in said
     numbers = [float(x.replace(",", "")) for x in re.findall(r"\d[\d,]*", buying(troubled))]
     assert numbers[1] >= numbers[2] and numbers[3] == troubled.plan["labels"][-1]
+
+
+def test_where_to_start_names_people_and_sums_what_is_expected(troubled):
+    leave, look, *_ = actions(troubled)
+    (spammer,) = troubled.annotators.filter(pl.col("flags").list.contains("spammer"))[
+        "annotator_id"
+    ]
+    assert spammer[:20] in leave
+    top = troubled.items.filter(pl.col("worth_of_a_look") > 0).head(100)["worth_of_a_look"]
+    assert f"first {len(top)} labels" in look and f"about {top.sum():,.0f} of them" in look

@@ -61,9 +61,7 @@ def test_expected_shares_are_near_the_truth_and_rather_below_it():
     accuracy = (joined["label"] == joined["label_true"]).mean()
     assert accuracy - 0.1 < found.items["confidence"].mean() < accuracy + 0.01
     own = frame.join(truth, on="item_id", suffix="_true")
-    right = own.group_by("annotator_id").agg(
-        right=(pl.col("label") == pl.col("label_true")).mean()
-    )
+    right = own.group_by("annotator_id").agg(right=(pl.col("label") == pl.col("label_true")).mean())
     both = found.annotators.join(right, on="annotator_id")
     assert np.corrcoef(both["expected_right"], both["right"])[0, 1] > 0.9
 
@@ -98,7 +96,9 @@ def test_whoever_answers_in_no_time_rushes_and_those_without_times_do_not():
         seconds=pl.when(mine).then(pl.col("seconds") / 20).otherwise("seconds")
     )
     found = audit(dataset(frame)).annotators
-    assert found.filter(pl.col("flags").list.contains("rushes"))["annotator_id"].to_list() == ["w05"]
+    assert found.filter(pl.col("flags").list.contains("rushes"))["annotator_id"].to_list() == [
+        "w05"
+    ]
     assert "median_seconds" not in audit(dataset(frame.drop("seconds"))).annotators.columns
 
 
