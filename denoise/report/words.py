@@ -108,10 +108,12 @@ def agreement_in_words(alpha: float | None) -> str:
 def headline(summary: dict[str, Any]) -> list[str]:
     """The audit in a few sentences: the same on the page, in the terminal and in print."""
     item = "pair" if summary["kind"] == "preferences" else "item"
+    items = item if summary["n_items"] == 1 else f"{item}s"
     n, votes, people = summary["n_items"], summary["n_votes"], summary["n_annotators"]
-    who = f"{people:,} annotators" if people else "annotators who are not named"
+    who = f"{people:,} annotator{'s' * (people != 1)}" if people else "people who are not named"
     said = [
-        f"{votes:,} votes by {who} on {n:,} {item}s, {summary['votes_an_item']:.1f} votes each."
+        f"{votes:,} vote{'s' * (votes != 1)} by {who} on {n:,} {items}, "
+        f"{summary['votes_an_item']:.1f} each."
     ]
     if summary["reliability"] is not None and people:
         said.append(

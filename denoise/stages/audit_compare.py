@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import norm
 
+from denoise.errors import refuse
 from denoise.noise import Z95, log_odds
 from denoise.quality.finding import Finding, discoveries
 from denoise.stages.audit import AuditResult
@@ -45,7 +46,13 @@ def compare(a: AuditResult, b: AuditResult) -> Comparison:
 
     A change of reliability is tested as the difference of log-odds over its standard error, which
     the intervals tell; false discoveries are controlled (Benjamini–Hochberg).
+
+    Raises:
+        InputError: one is of labels and the other of pairs.
     """
+    if a.summary["kind"] != b.summary["kind"]:
+        found = f"{a.summary['kind']} and {b.summary['kind']}"
+        refuse("these cannot be compared", found=found, fix="give two batches of one kind")
     return Comparison(_measures(a, b), _annotators(a, b))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from denoise.crowd.answers import Floats
+from denoise.errors import refuse
 from denoise.quality.bias import bias, guesses
 from denoise.quality.contrast import Speed, beyond_slice, contrast, speed
 from denoise.quality.copies import copies
@@ -92,6 +93,9 @@ def findings(
     """
     parts = {name: crowd.column(name) for name in slices}
     when = crowd.column(time) if time else crowd.rows.get_column("timestamp", default=None)
+    if time and not np.isfinite(epoch_seconds(crowd.column(time))).any():
+        fix = "name a column of dates, of ISO 8601 times, or of seconds"
+        refuse("this column holds no times", column=time, fix=fix)
     nobody = np.full(len(crowd.annotators), np.nan)
     votes = crowd.votes
     if crowd.anonymous or not len(votes.label):

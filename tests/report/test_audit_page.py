@@ -149,7 +149,7 @@ def test_every_plot_has_a_sentence_and_every_number_of_the_headline_is_the_summa
         assert figure.locator("figcaption").inner_text().endswith(".")
     said = " ".join(headline(dict(troubled.summary)))
     assert said == " ".join(seen.page.locator(".answer").inner_text().split())
-    assert "2,400 votes by 12 annotators on 400 items, 6.0 votes each." in said
+    assert "2,400 votes by 12 annotators on 400 items, 6.0 each." in said
     known = troubled.summary["on_known"]
     assert f"{100 * known['accuracy_on_known']:.1f} %" in said
     assert "1 of the 12 annotators answer as if they did not know the truth" in said

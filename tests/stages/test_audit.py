@@ -128,6 +128,15 @@ def test_known_answers_count_and_check_the_labels_made_without_them():
     assert np.isfinite(found.by_votes.known).all()
 
 
+def test_known_answers_may_be_of_other_batches_too_and_have_the_names_of_their_tool():
+    frame, truth = labels()
+    others = pl.DataFrame({"item_id": ["elsewhere"], "label": ["cat"]})
+    whole = pl.concat([truth.head(20), others]).rename({"item_id": "task"})
+    found = audit(dataset(frame), truth=whole)
+    assert found.summary["on_known"]["n_known"] == 20
+    assert any("1 known answers are of items" in note for note in found.notes)
+
+
 def test_a_known_answer_that_nobody_gave_is_a_class_of_its_own():
     frame, truth = labels()
     odd = truth.head(3).with_columns(label=pl.lit("emu"))
@@ -235,6 +244,11 @@ def test_what_cannot_be_audited_is_refused():
         audit(dataset(frame), slices=("language",))
     with pytest.raises(InputError, match="means nothing to labels"):
         audit(dataset(frame), margin_column="margin")
+    with pytest.raises(InputError, match="holds no times"):
+        audit(dataset(frame), time="topic")
+    pairs = audit(simulate(50, 3, 2).dataset())
+    with pytest.raises(InputError, match="labels and preferences"):
+        compare(audit(dataset(frame)), pairs)
     foreign = truth.head(1).with_columns(item_id=pl.lit("elsewhere"))
     with pytest.raises(InputError, match="known answer"):
         audit(dataset(frame), truth=foreign)
