@@ -17,6 +17,7 @@ FAILED_GATE = 3
 """Exit status where a measure is below --fail-under."""
 
 ID_WIDTH = 32
+TEXT_WIDTH = 44
 
 
 @shared.app.command()
@@ -86,7 +87,7 @@ def audit(
 ) -> None:
     """Judge annotators, labels and items; write a page that opens offline."""
     from denoise import tables
-    from denoise.cli.console import say
+    from denoise.cli.console import next_step, say
     from denoise.errors import Fault, raise_any
     from denoise.stages import audit_outputs as outputs
     from denoise.stages.pseudonyms import new_key
@@ -147,6 +148,9 @@ def audit(
             names = outputs.write_tables(result, directory, kind)
             say(f"wrote {directory}: {', '.join(names)}")
     say(f"wrote {out}: open it in a browser")
+    if not clean:
+        words = shared.import_words(map_, aspect, split, texts)
+        next_step("denoise", "audit", source, *words, "--clean", "clean.parquet")
     failed = outputs.below(result.summary, least)
     for sentence in failed:
         say(f"failed: {sentence}")
@@ -228,7 +232,7 @@ def _print(result: AuditResult, show: int) -> None:
     pairs = result.judged.is_preference
     rows = [
         (
-            plain(row["text"] if pairs else row["item_id"], 2 * ID_WIDTH if pairs else ID_WIDTH),
+            plain(row["text" if pairs else "item_id"], TEXT_WIDTH if pairs else ID_WIDTH),
             plain(row["label"], ID_WIDTH),
             percent(row["worth_of_a_look"]),
             f"{row['n_votes']:,}",

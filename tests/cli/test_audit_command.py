@@ -41,7 +41,8 @@ def test_one_command_writes_the_page_and_says_the_headline(folder):
         if sentence.startswith(("1,500 votes by 12 annotators", "With one vote")):
             assert sentence.split(".")[0] in page
     assert "Krippendorff's alpha" in done.stdout
-    assert done.stdout.splitlines()[-1] == "wrote report.html: open it in a browser"
+    assert "wrote report.html: open it in a browser" in done.stdout
+    assert done.stdout.endswith("next: denoise audit labels.csv --clean clean.parquet\n")
     assert done.stderr == ""
     first = (folder / "report.html").read_bytes()
     denoise("labels.csv", cwd=folder)
@@ -134,3 +135,13 @@ def test_pairs_with_annotators_and_a_margin(folder):
     page = (folder / "pairs.html").read_text()
     assert "Question 1?" in page
     assert "which response was shown first" in page  # the source puts the chosen one first
+
+
+def test_what_the_readme_shows_is_what_it_prints(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    shown = readme.split("$ denoise audit data/quickstart/preferences.jsonl\n")[1].split("```")[0]
+    words = ("data/quickstart/preferences.jsonl", "--out", tmp_path / "report.html")
+    said = [line.strip() for line in denoise(*words, cwd=root).stdout.splitlines()]
+    for line in shown.replace("…", "").splitlines():
+        assert line.strip() in said
