@@ -135,6 +135,11 @@ def headline(summary: dict[str, Any]) -> list[str]:
             f"{100 * known['accuracy_on_known']:.1f} % ({low:.0f} to {high:.0f}); by majority vote "
             f"{100 * known['majority_on_known']:.1f} %."
         )
+    if summary["errs_together"]:
+        said.append(
+            "Many make the same mistakes, so that they agree says less than it seems: take these "
+            "figures as too good, and get some known answers."
+        )
     if people:
         lost, talk = summary["n_useless"], summary["n_flagged"] - summary["n_useless"]
         said.append(

@@ -20,7 +20,7 @@ from denoise.quality.items import difficulty, dissent
 from denoise.quality.known import wilson
 from denoise.quality.worth import ByVotes, Purchase, by_votes, purchase, spent
 from denoise.stages.audit_evidence import Judged, judged, known_codes
-from denoise.stages.audit_findings import Asked, Findings, findings
+from denoise.stages.audit_findings import TOGETHER, Asked, Findings, findings
 from denoise.stages.settings import EMSettings
 from denoise.stages.truth import known_answers, truth_hash, with_names
 from denoise.tables import Provenance
@@ -388,6 +388,7 @@ def _summary(result: AuditResult, found: Findings, on_known: Mapping[str, float]
         "n_useless": _with_flag(table, USELESS),
         "n_flagged": _with_flag(table, [*USELESS, *WORTH_A_TALK]),
         "n_leaning": _with_flag(table, [FLAG["label"]]),
+        "errs_together": TOGETHER in result.asked["copies"].reason,
         "questions": {name: asked._asdict() for name, asked in result.asked.items()},
         "on_known": dict(on_known),
         "fast_limit_seconds": found.speed.limit if found.speed else None,

@@ -29,10 +29,14 @@ MATERIAL = dict.fromkeys(("position", "length", "label", "fast", "slice"), 0.1)
 """An effect on fewer answers than this share is not worth a flag, however sure."""
 
 COMMON = 0.05
-"""Share of compared pairs that err together above which the crowd as a whole does."""
+"""Share of the compared pairs that err together, or of the answers that all pairs seem to share,
+above which the crowd as a whole errs together: at most 0.01 in simulated crowds without common
+mistakes, 0.10 to 0.12 in real ones known to have them (face, ducks, llmbar_judges)."""
 
 FEW_PAIRS = 20
 """Pairs up to which so many of them may err together without the crowd as a whole doing so."""
+
+TOGETHER = "this crowd errs together as a whole"
 
 SCHEMA = {
     "question": pl.String,
@@ -277,11 +281,12 @@ def _copies(crowd: Judged) -> tuple[_Answered, str]:
     flags = discoveries(found.finding, LEVELS["copies"])
     compared, alike = int(np.isfinite(found.finding.p_value).sum()), int(flags.sum())
     reason = ""
-    if alike > max(COMMON * compared, 0) and compared > FEW_PAIRS:
+    many = alike > COMMON * compared and compared > FEW_PAIRS
+    if many or found.common > COMMON:
         reason = (
             f"{alike:,} of {compared:,} pairs of annotators agree on answers that the others deny, "
-            "so this crowd errs together as a whole (the same items mislead many): copying cannot "
-            "be told from that, and nobody is flagged for it"
+            f"and in all pairs {100 * found.common:.0f} % of the answers seem to be shared, so "
+            f"{TOGETHER} (the same items mislead many): copying cannot be told from that"
         )
     return _Answered("copies", found.finding, found.first, other), reason
 

@@ -270,3 +270,27 @@ def test_the_same_audit_has_the_same_run(audited):
     assert audit(dataset(frame), slices=("topic",)).provenance == audited.provenance
     other = Dataset(Provenance("import", {"source": "other"}), labels=frame)
     assert audit(other).provenance.run_id != audited.provenance.run_id
+
+
+def test_a_crowd_that_errs_together_is_said_to_and_nobody_is_flagged_for_copies():
+    """On four items in ten everyone reads the same wrong label."""
+    rng = np.random.default_rng(4)
+    n_items, n_annotators = 200, 14
+    item, who = np.divmod(np.arange(n_items * n_annotators), n_annotators)
+    lures = rng.random(n_items) < 0.4
+    wrong = rng.random(len(item)) < np.where(
+        lures[item], rng.choice([0.3, 0.5], n_items)[item], 0.05
+    )
+    label = (rng.integers(3, size=n_items)[item] + wrong) % 3
+    frame = pl.DataFrame(
+        {
+            "item_id": pl.Series(item).cast(pl.String),
+            "annotator_id": pl.Series(who).cast(pl.String),
+            "label": pl.Series(label).cast(pl.String),
+        }
+    )
+    found = audit(dataset(frame))
+    assert found.summary["errs_together"] == bool(found.asked["copies"].reason)
+    assert found.summary["errs_together"] and not found.asked["copies"].flagged
+    calm = audit(dataset(labels()[0]))
+    assert not calm.summary["errs_together"]
