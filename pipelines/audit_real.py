@@ -25,7 +25,7 @@ from denoise import audit, em_labels
 from denoise.dataset import Dataset
 from denoise.noise import Floats, log_odds
 from denoise.plot import Line, Panel
-from denoise.stages.audit import USELESS, WORTH_A_TALK
+from denoise.stages.audit_tables import USELESS, WORTH_A_TALK
 from denoise.tables import Provenance
 
 SETS = (

@@ -199,7 +199,7 @@ def _print(result: AuditResult, show: int) -> None:
     from denoise.cli.console import percent, say, table
     from denoise.report.audit import buying, doubtful, enough
     from denoise.report.words import headline
-    from denoise.stages.audit import USELESS, WORTH_A_TALK
+    from denoise.stages.audit_tables import USELESS, WORTH_A_TALK
 
     print()
     for sentence in headline(dict(result.summary)):

@@ -14,7 +14,8 @@ from denoise.plot import Line, Panel, histogram_svg, lines_svg
 from denoise.report.page import render, script
 from denoise.report.words import QUESTIONS, agreement_in_words, effect, headline, interval
 from denoise.schema import content_text
-from denoise.stages.audit import USELESS, WORTH_A_TALK, AuditResult
+from denoise.stages.audit import AuditResult
+from denoise.stages.audit_tables import USELESS, WORTH_A_TALK
 
 MOST_ANNOTATORS = 1_000
 """Rows of the table of annotators; the others are in `--csv`."""

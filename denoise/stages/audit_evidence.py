@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from denoise.quality.others import Crowd
 from denoise.schema import ALL_ANNOTATORS
 from denoise.stages.em import EMResult, em
 from denoise.stages.labels import LabelsResult, em_labels
+from denoise.stages.truth import known_answers, with_names
 
 CORE = ("item_id", "annotator_id", "label")
 
@@ -101,8 +102,8 @@ def judged(
         InputError: as `em` or `em_labels`.
     """
     if data.is_preference:
-        return _pairs(data, truth, threads, evidence)
-    return _labels(data, truth, model, threads)
+        return _certain(_pairs(data, truth, threads, evidence), truth)
+    return _certain(_labels(data, truth, model, threads), truth)
 
 
 def codes(values: pl.Series, names: pl.Series) -> np.ndarray:
@@ -136,7 +137,7 @@ def _labels(data: Dataset, truth: pl.DataFrame | None, model: str, threads: int 
         confusion=result.confusions["probability"]
         .to_numpy()
         .reshape(len(annotators), n_classes, n_classes),
-        class_prior=_known_prior(prior, truth, items, classes, "label"),
+        class_prior=prior,
         result=result,
         n_not_counted=len(rows) - len(ordered),
     )
@@ -179,9 +180,7 @@ def _pairs(
         counts=class_counts(_answers(whole, items, annotators, with_ties)),
         posterior=np.stack([after, 1.0 - after], 1),
         confusion=np.stack([eta, 1.0 - eta, 1.0 - eta, eta], 1).reshape(-1, 2, 2),
-        class_prior=_known_prior(
-            np.stack([before, 1.0 - before], 1), truth, items, classes, "vote"
-        ),
+        class_prior=np.stack([before, 1.0 - before], 1),
         result=result,
         n_not_counted=len(rows) - len(whole),
         pairs=pairs,
@@ -231,27 +230,51 @@ def _aligned(found: Floats, rows: pl.DataFrame, items: pl.Series) -> Floats:
     return out
 
 
-def _known_prior(
-    prior: Floats, truth: pl.DataFrame | None, items: pl.Series, classes: pl.Series, answer: str
-) -> Floats:
-    """The prior with certainty for known answers, [C] or [J, C]."""
+def _certain(crowd: Judged, truth: pl.DataFrame | None) -> Judged:
+    """The same with certainty before the votes where the answer is known."""
+    known = known_codes(truth, crowd)
+    told = known >= 0
+    if not told.any():
+        return crowd
+    n_classes = len(crowd.classes)
+    prior = np.array(np.broadcast_to(crowd.class_prior, (len(known), n_classes)))
+    prior[told] = np.eye(n_classes)[known[told]]
+    return replace(crowd, class_prior=prior)
+
+
+def answers_known(
+    data: Dataset, truth: pl.DataFrame | None, crowd: Judged
+) -> tuple[pl.DataFrame | None, int]:
+    """The known answers of these items, and how many are of others: a list may serve many batches.
+
+    They are the data's own where none are given.
+
+    Raises:
+        InputError: the table departs from its contract, or no answer is of these items.
+    """
+    truth = data.truth if truth is None else truth
     if truth is None:
-        return prior
-    known = known_codes(truth, items, classes, answer)
-    out = np.array(np.broadcast_to(prior, (len(items), len(classes))))
-    out[known >= 0] = np.eye(len(classes))[known[known >= 0]]
-    return out
+        return None, 0
+    contract = schema.TRUTH_VOTES if crowd.is_preference else schema.TRUTH_LABELS
+    truth = with_names(truth, contract)
+    key = contract.columns[0].name
+    kept = truth
+    if key in truth.columns:
+        kept = truth.filter(pl.col(key).cast(pl.String).is_in(crowd.items.implode()))
+    wanted = truth if kept.is_empty() else kept  # all foreign: refused
+    return known_answers(wanted, contract, crowd.items), len(truth) - len(kept)
 
 
-def known_codes(
-    truth: pl.DataFrame, items: pl.Series, classes: pl.Series, answer: str
-) -> np.ndarray:
-    """The known class of each item, −1 where there is none (or a tie), [J]."""
-    known = np.full(len(items), -1)
-    key = "pair_id" if answer == "vote" else "item_id"
-    rows = truth.select(pl.col(key, answer).cast(pl.String))
-    rows = rows.filter(pl.col(key).is_in(items.implode()) & pl.col(answer).is_in(classes.implode()))
-    known[codes(rows[key], items)] = codes(rows[answer], classes)
+def known_codes(truth: pl.DataFrame | None, crowd: Judged) -> np.ndarray:
+    """The known class of each item, [J]: −1 where there is none (or a tie), C if no vote has it."""
+    known = np.full(len(crowd.items), -1)
+    if truth is None:
+        return known
+    key, answer = ("pair_id", "vote") if crowd.is_preference else ("item_id", "label")
+    rows = truth.filter(pl.col(answer) != "tie") if crowd.is_preference else truth
+    place = dict(zip(crowd.classes, range(len(crowd.classes)), strict=True))
+    found = rows[answer].replace_strict(place, default=len(place), return_dtype=pl.Int64)
+    known[codes(rows[key], crowd.items)] = found.to_numpy()
     return known
 
 

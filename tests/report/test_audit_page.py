@@ -12,11 +12,12 @@ import pytest
 from audit_cases import dataset, labels
 
 from denoise import audit
+from denoise.quality.finding import LEVELS
 from denoise.report.audit import actions, buying, enough, page
 from denoise.report.compare import page as compare_page
 from denoise.report.words import QUESTIONS, agreement_in_words, effect, headline, interval
-from denoise.stages.audit import FLAG
 from denoise.stages.audit_compare import compare
+from denoise.stages.audit_tables import FLAG
 
 HOSTILE = "</script><script>alert('data')</script><img src=x onerror=alert(1)>"
 
@@ -198,7 +199,7 @@ def test_two_batches_side_by_side(tmp_path, opened):
 
 
 def test_every_question_has_its_words():
-    assert QUESTIONS.keys() == FLAG.keys()
+    assert QUESTIONS.keys() == FLAG.keys() == LEVELS.keys()
     assert effect("drift", -0.401) == "-40 points" and effect("spammer", -0.001) == "0 %"
     assert effect("position", None) == "–" and interval("copies", None, None) == "–"
     assert interval("drift", -0.501, 0.099) == "-50 to +10"
