@@ -6,7 +6,8 @@ Nothing here sees the answers but to be judged by them. Ranks: Spearman's correl
 an audit says of an annotator and his accuracy on known answers, over those with ten or more; beside
 it every skill that crowd-kit estimates (crowdkit_skills.py, by its own Python). Safety: accuracy of
 the labels with all votes, without the annotators whose votes should not be used (spammer,
-adversary), without all who are flagged, and weighted by the log-odds of reliability.
+adversary), without all who are flagged, weighted by the log-odds of reliability, and by EM. Items
+that keep no vote are left out of a comparison.
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ def safe(
         "majority, without useless": (plain, by_share(without(useless), truth)),
         "majority, without flagged": (plain, by_share(without(every), truth)),
         "majority, weighted": (plain, by_share(labels.join(weights, on="annotator_id"), truth)),
+        "EM for majority": (plain, best),
         "EM, without useless": (best, of_em(without(useless))),
         "EM, without flagged": (best, of_em(without(every))),
     }
@@ -148,8 +150,8 @@ def safe(
         "useless": len(useless),
         "flagged": len(every),
         "annotators": len(annotators),
-        "majority": float(plain.mean()),
-        "EM": float(best.mean()),
+        "majority": float(np.nanmean(plain)),
+        "EM": float(np.nanmean(best)),
     }
     for name, (before, after) in compared.items():
         change, low, high = changed(before, after)
@@ -159,25 +161,30 @@ def safe(
 
 
 def by_share(labels: pl.DataFrame, truth: pl.DataFrame) -> Floats:
-    """Whether the item's most weighty label is the truth, ties shared, by known item, [J]."""
+    """Whether the item's most weighty label is the truth, ties shared, by known item, [J].
+
+    NaN where the item has no label.
+    """
     if "weight" not in labels.columns:
         labels = labels.with_columns(weight=pl.lit(1.0))
     sums = labels.group_by("item_id", "label").agg(pl.col("weight").sum())
     lead = sums.filter(pl.col("weight") >= pl.col("weight").max().over("item_id") - 1e-9)
     lead = lead.with_columns(share=1.0 / pl.len().over("item_id"))
     hit = truth.join(lead, left_on=["item_id", "truth"], right_on=["item_id", "label"], how="left")
-    return hit.sort("item_id")["share"].fill_null(0.0).to_numpy()
+    voted = pl.col("item_id").is_in(labels["item_id"].unique().implode())
+    share = pl.when(voted).then(pl.col("share").fill_null(0.0)).otherwise(float("nan"))
+    return hit.sort("item_id").select(share).to_series().to_numpy()
 
 
 def right(items: pl.DataFrame, truth: pl.DataFrame) -> Floats:
-    """Whether the label is the truth, by known item, [J]."""
+    """Whether the label is the truth, by known item, [J]; NaN where the item has none."""
     both = truth.join(items.select("item_id", "label"), on="item_id", how="left").sort("item_id")
-    return (both["label"] == both["truth"]).fill_null(False).cast(pl.Float64).to_numpy()
+    return (both["label"] == both["truth"]).cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
 def changed(before: Floats, after: Floats) -> tuple[float, float, float]:
     """The mean change and its 95 % interval over items drawn anew."""
-    gain = after - before
+    gain = (after - before)[np.isfinite(after - before)]
     draws = np.random.default_rng(0).integers(len(gain), size=(DRAWS, len(gain)))
     low, high = np.quantile(gain[draws].mean(1), [0.025, 0.975])
     return float(gain.mean()), float(low), float(high)
@@ -193,13 +200,19 @@ def report(ranks: pl.DataFrame, safety: pl.DataFrame, out: Path) -> None:
     best = max((float(mean[s][0]) for s in skills if s not in OURS), default=float("nan"))
     told = "; ".join(f"{words} {mean[name][0]:.3f}" for name, words in OURS.items())
     shown = safety.drop(worse).with_columns(pl.col("majority", "EM").round(4))
+    lost = [
+        f"{row['set']}, {name.removesuffix(', worse')}"
+        for row in safety.iter_rows(named=True)
+        for name in worse
+        if row[name]
+    ]
     write(
         "audit_real",
         "The audit on real tables",
         Settings(out, (), range(1), False),
         reading=f"Mean rank correlation with accuracy on known answers: {told}; best skill of "
         f"crowd-kit {best:.3f}. Of {len(worse) * len(safety)} changes of accuracy (flagged left "
-        f"out, or weighted) {n_worse} are a loss beyond noise.",
+        f"out, or weighted) {n_worse} are a loss beyond noise: {'; '.join(lost) or 'none'}.",
         body=[
             "## Rank correlation with accuracy, annotators with ten known answers or more\n\n"
             + markdown(rounded),

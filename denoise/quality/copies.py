@@ -7,12 +7,17 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from denoise.noise import Floats
 from denoise.quality.finding import Finding
 from denoise.quality.mixture import share
 from denoise.quality.others import Crowd
 
 SHARED = 20
 """Items that two annotators must share to be compared."""
+
+
+SURE = 1e-6
+"""How near to certain an answer may be where odds are taken."""
 
 
 class Copies(NamedTuple):
@@ -31,8 +36,9 @@ def copies(crowd: Crowd) -> Copies:
     With probability c an answer is the other's own, else it depends on the truth alone:
     P(l, m) = (1 − c)·Σ_t q_t π_k[t, l] π_j[t, m] + c·[l = m]·Σ_t q_t π[t, m], q being the truth
     that the votes of all but the two tell, π the mean of theirs. Two who are both right agree as
-    well, so what tells is agreement on the wrong answer. Items that mislead everyone make all pairs
-    agree on wrong answers: the hypothesis is not c = 0, but c of all pairs taken together.
+    well, so what tells is agreement on the wrong answer. Items that mislead many make pairs agree
+    on wrong answers without copying: so errors are as much likelier on an item as the others made
+    more of them there (`_misled`), and the hypothesis is not c = 0, but c of all pairs together.
     """
     votes = crowd.votes
     one, two = _together(votes.start, votes.annotator, votes.n_annotators, SHARED)
@@ -42,7 +48,8 @@ def copies(crowd: Crowd) -> Copies:
     who = (votes.annotator[one].astype(np.int64), votes.annotator[two].astype(np.int64))
     keys, pair = np.unique(who[0] * votes.n_annotators + who[1], return_inverse=True)
     q = crowd.without(one, two)
-    pi_one, pi_two = (crowd.confusion[votes.annotator[v], :, votes.label[v]] for v in (one, two))
+    misled = _misled(crowd, one, two)
+    pi_one, pi_two = (_on_the_item(crowd, v, misled) for v in (one, two))
     apart = (q * pi_one * pi_two).sum(1)
     together = (q * 0.5 * (pi_one + pi_two)).sum(1) * (votes.label[one] == votes.label[two])
     slope = together - apart
@@ -52,6 +59,35 @@ def copies(crowd: Crowd) -> Copies:
     n = np.bincount(pair, minlength=len(keys)).astype(np.float64)
     finding = Finding(each.above(common), each.value, each.low, each.high, n)
     return Copies(keys // votes.n_annotators, keys % votes.n_annotators, finding, common)
+
+
+def _misled(crowd: Crowd, one: np.ndarray, two: np.ndarray) -> Floats:
+    """How many times as many wrong votes as expected the others cast on the item, [T, C] by truth.
+
+    One vote more is counted as wrong, and one as expected to be, so that few others say little.
+    """
+    votes = crowd.votes
+    wrong = votes.label[:, None] != np.arange(votes.n_classes)
+    expected = 1.0 - np.einsum("ktt->kt", crowd.confusion)[votes.annotator]
+
+    def others(values: np.ndarray) -> Floats:
+        sums = np.concatenate([np.zeros((1, votes.n_classes)), np.cumsum(values, axis=0)])
+        whole = sums[votes.start[1:]] - sums[votes.start[:-1]]
+        return whole[votes.item[one]] - values[one] - values[two]
+
+    return (others(wrong) + 1.0) / (others(expected) + 1.0)
+
+
+def _on_the_item(crowd: Crowd, vote: np.ndarray, misled: Floats) -> Floats:
+    """P(the vote's label | truth), [T, C], the odds of an error being that many times as large."""
+    votes = crowd.votes
+    pi = crowd.confusion[votes.annotator[vote], :, votes.label[vote]]
+    right = np.einsum("ktt->kt", crowd.confusion)[votes.annotator[vote]]
+    right = np.clip(right, SURE, 1.0 - SURE)
+    odds = misled * (1.0 - right) / right
+    own = votes.label[vote][:, None] == np.arange(votes.n_classes)
+    share = odds / (1.0 + odds)
+    return np.where(own, 1.0 - share, pi * share / (1.0 - right))
 
 
 @njit(cache=True, nogil=True)
