@@ -197,7 +197,8 @@ def report(ranks: pl.DataFrame, safety: pl.DataFrame, out: Path) -> None:
     rounded = whole.with_columns(pl.col(skills).round(3))
     worse = [name for name in safety.columns if name.endswith(", worse")]
     n_worse = int(safety.select(pl.sum_horizontal(pl.col(worse).sum())).item())
-    best = max((float(mean[s][0]) for s in skills if s not in OURS), default=float("nan"))
+    peers = [float(mean[name][0]) for name in skills if name not in OURS]
+    best = f"; best skill of crowd-kit {max(peers):.3f}" if peers else ""
     told = "; ".join(f"{words} {mean[name][0]:.3f}" for name, words in OURS.items())
     shown = safety.drop(worse).with_columns(pl.col("majority", "EM").round(4))
     lost = [
@@ -210,9 +211,9 @@ def report(ranks: pl.DataFrame, safety: pl.DataFrame, out: Path) -> None:
         "audit_real",
         "The audit on real tables",
         Settings(out, (), range(1), False),
-        reading=f"Mean rank correlation with accuracy on known answers: {told}; best skill of "
-        f"crowd-kit {best:.3f}. Of {len(worse) * len(safety)} changes of accuracy (flagged left "
-        f"out, or weighted) {n_worse} are a loss beyond noise: {'; '.join(lost) or 'none'}.",
+        reading=f"Mean rank correlation with accuracy on known answers: {told}{best}. Of "
+        f"{len(worse) * len(safety)} changes of accuracy (flagged left out, or weighted) {n_worse} "
+        f"are a loss beyond noise: {'; '.join(lost) or 'none'}.",
         body=[
             "## Rank correlation with accuracy, annotators with ten known answers or more\n\n"
             + markdown(rounded),
