@@ -67,6 +67,7 @@ def audit(
     scores: Annotated[Path | None, typer.Option(help="pairs: what `denoise score` wrote.")] = None,
     loss: Annotated[str | None, typer.Option(help="pairs: dpo (unless told), ipo, …")] = None,
     beta: Annotated[float | None, typer.Option(help="pairs: the loss's β.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="pairs: SimPO's γ.")] = None,
     margin: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="pairs: your own margin, first − second.")
     ] = None,
@@ -125,7 +126,13 @@ def audit(
                 "seed": seed,
                 "threads": threads,
             },
-            evidence={"loss": loss, "beta": beta, "margin_column": margin, "prob_column": prob},
+            evidence={
+                "loss": loss,
+                "beta": beta,
+                "gamma": gamma,
+                "margin_column": margin,
+                "prob_column": prob,
+            },
         )
 
     if compare is not None:
@@ -176,8 +183,9 @@ def _audited(
     from denoise.stages.evidence import join_scores
 
     if not data.is_preference:
-        idle = {"--scores": scores, "--loss": evidence["loss"], "--beta": evidence["beta"]}
-        idle |= {"--margin": evidence["margin_column"], "--prob": evidence["prob_column"]}
+        idle = {"--scores": scores} | {
+            f"--{name.removesuffix('_column')}": value for name, value in evidence.items()
+        }
         raise_any(
             Fault(f"{name} means nothing to labels", fix="leave it out")
             for name, value in idle.items()
