@@ -17,6 +17,7 @@ from denoise.stages.audit_evidence import CORE, Judged, answers_known, judged, k
 from denoise.stages.audit_findings import Asked, findings
 from denoise.stages.audit_summary import on_known, summarise
 from denoise.stages.audit_tables import (
+    annotator_slices_table,
     audited_annotators,
     items_table,
     plan_table,
@@ -42,14 +43,16 @@ class AuditResult:
     annotators: the table of `em` with what the audit adds, by the lower bound of reliability;
     findings: a row a question and annotator; items: label, confidence, difficulty, whether
     contested, and what looking or buying is worth, by the worth of a look; slices: a row a slice;
-    votes: a row an answer with P(it is right); by_votes: accuracy by votes an item; plan: items put
-    right by further labels; agreement, asked, summary: as their names say. provenance: of the run.
+    annotator_slices: a row an annotator and slice; votes: a row an answer with P(it is right);
+    by_votes: accuracy by votes an item; plan: items put right by further labels; agreement, asked,
+    summary: as their names say; provenance: of the run; judged: what it was all made from.
     """
 
     annotators: pl.DataFrame
     findings: pl.DataFrame
     items: pl.DataFrame
     slices: pl.DataFrame
+    annotator_slices: pl.DataFrame
     votes: pl.DataFrame
     by_votes: ByVotes
     plan: pl.DataFrame
@@ -110,6 +113,7 @@ def audit(
         findings=found.table,
         items=items_table(crowd, bought),
         slices=slices_table(crowd, found),
+        annotator_slices=annotator_slices_table(crowd, found),
         votes=crowd.rows.select("row", *CORE).with_columns(confidence=pl.Series(right)),
         by_votes=by_votes(
             blind.votes,

@@ -31,6 +31,7 @@ def result_tables(result: AuditResult) -> dict[str, pl.DataFrame]:
         "items": result.items,
         "votes": result.votes,
         "slices": result.slices,
+        "annotator_slices": result.annotator_slices,
         "plan": result.plan,
         "by_votes": by_votes_table(result),
     }
@@ -79,6 +80,7 @@ def anonymised(result: AuditResult, key: bytes) -> AuditResult:
         annotators=renamed(result.annotators),
         findings=findings,
         votes=renamed(result.votes),
+        annotator_slices=renamed(result.annotator_slices),
         judged=replace(result.judged, result=of_em),
         provenance=replace(
             result.provenance, settings={**result.provenance.settings, "anonymised": True}

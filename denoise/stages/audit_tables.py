@@ -141,48 +141,56 @@ def audited_annotators(crowd: Judged, found: Findings, known: np.ndarray) -> pl.
 
 
 def slices_table(crowd: Judged, found: Findings) -> pl.DataFrame:
-    """A row a slice: its votes, how often they are right, and how far people agree in it."""
-    rows = []
+    """A row a slice: its votes, how often they are right, and how far people agree on its items."""
+    votes = _by_slice(crowd, found)
+    alpha = [
+        {"slice": name, "value": value, "alpha": _alpha(crowd, part["item"].unique().to_numpy())}
+        for (name, value), part in votes.group_by("slice", "value")
+    ]
+    kinds = {"slice": pl.String, "value": pl.String, "alpha": pl.Float64}
+    table = votes.group_by("slice", "value").agg(
+        pl.len().cast(pl.Int64).alias("n_votes"),
+        pl.col("item").n_unique().cast(pl.Int64).alias("n_items"),
+        pl.col("right").mean().alias("expected_right"),
+    )
+    table = table.join(pl.DataFrame(alpha, schema=kinds), on=["slice", "value"])
+    return table.sort("slice", "n_votes", "value", descending=[False, True, False])
+
+
+def annotator_slices_table(crowd: Judged, found: Findings) -> pl.DataFrame:
+    """A row an annotator and slice: his votes there, and the share expected to be right."""
+    votes = _by_slice(crowd, found)
+    keys = ["annotator_id", "slice", "value"]
+    table = votes.with_columns(annotator_id=crowd.annotators.gather(votes["annotator"]))
+    return (
+        table.group_by(keys)
+        .agg(
+            pl.len().cast(pl.Int64).alias("n_votes"), pl.col("right").mean().alias("expected_right")
+        )
+        .sort(keys)
+    )
+
+
+def _by_slice(crowd: Judged, found: Findings) -> pl.DataFrame:
+    """`slice`, `value`, `item`, `annotator` and `right` of each vote, once a slicing column."""
     votes = crowd.votes
-    for column, values in found.slices.items():
-        frame = pl.DataFrame(
-            {
-                "value": values.cast(pl.String),
-                "item": votes.item,
-                "right": crowd.posterior[votes.item, votes.label],
-            }
-        )
-        table = (
-            frame.drop_nulls("value")
-            .group_by("value")
-            .agg(
-                n_votes=pl.len(),
-                n_items=pl.col("item").n_unique(),
-                expected_right=pl.col("right").mean(),
-            )
-        )
-        counted = {
-            value: agreement.krippendorff_alpha(
-                crowd.counts[np.unique(part["item"].to_numpy())], replicates=0
-            ).value
-            for (value,), part in frame.drop_nulls("value").group_by("value")
+    of_votes = pl.DataFrame(
+        {
+            "item": votes.item,
+            "annotator": votes.annotator,
+            "right": crowd.posterior[votes.item, votes.label],
         }
-        alpha = pl.Series([counted[value] for value in table["value"]], dtype=pl.Float64)
-        rows.append(
-            table.select(
-                pl.lit(column).alias("slice"),
-                "value",
-                pl.col("n_votes", "n_items").cast(pl.Int64),
-                "expected_right",
-                alpha=alpha.fill_nan(None),
-            ).sort("n_votes", "value", descending=[True, False])
-        )
-    empty = {
-        "slice": pl.String,
-        "value": pl.String,
-        "n_votes": pl.Int64,
-        "n_items": pl.Int64,
-        "expected_right": pl.Float64,
-        "alpha": pl.Float64,
-    }
-    return pl.concat(rows) if rows else pl.DataFrame(schema=empty)
+    )
+    parts = [
+        of_votes.with_columns(slice=pl.lit(name), value=values.cast(pl.String)).drop_nulls("value")
+        for name, values in found.slices.items()
+    ]
+    empty = of_votes.clear().with_columns(
+        slice=pl.lit(None, pl.String), value=pl.lit(None, pl.String)
+    )
+    return pl.concat([empty, *parts])
+
+
+def _alpha(crowd: Judged, items: np.ndarray) -> float | None:
+    value = agreement.krippendorff_alpha(crowd.counts[items], replicates=0).value
+    return None if np.isnan(value) else value

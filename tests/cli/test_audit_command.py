@@ -58,7 +58,7 @@ def test_every_output_at_once(folder):
     assert said["summary"]["n_votes"] == 1500 and len(said["annotators"]) == 12
     annotators = pl.read_csv(folder / "csv" / "annotators.csv")
     assert annotators["n_votes"].sum() == 1500 and annotators["n_known"].sum() > 0
-    for name in ("annotators", "findings", "items", "votes", "slices", "plan", "by_votes"):
+    for name in ("annotators", "findings", "items", "votes", "slices", "annotator_slices", "plan"):
         table = pl.read_parquet(folder / "tables" / f"{name}.parquet")
         assert len(table) == len(pl.read_csv(folder / "csv" / f"{name}.csv"))
     clean = pl.read_parquet(folder / "clean.parquet")

@@ -50,6 +50,9 @@ def test_the_tables_keep_their_contracts_and_count_everything(audited):
     assert set(audited.asked) == set(LEVELS)
     assert audited.asked["position"].reason and not audited.asked["position"].asked
     assert audited.slices["n_votes"].sum() == 1500
+    both = audited.annotator_slices.group_by("value").agg(pl.col("n_votes").sum())
+    counts = dict(audited.slices.select("value", "n_votes").iter_rows())
+    assert dict(both.iter_rows()) == counts
     assert json.dumps(as_json(audited), allow_nan=False)
 
 
