@@ -61,7 +61,8 @@ def bias(
     effect, width = (
         np.divide(x, n, out=np.full(n_annotators, np.nan), where=asked) for x in (score, error)
     )
-    return Finding(2.0 * norm.sf(np.abs(z)), effect, effect - Z95 * width, effect + Z95 * width, n)
+    low, high = np.maximum(effect - Z95 * width, -1.0), np.minimum(effect + Z95 * width, 1.0)
+    return Finding(2.0 * norm.sf(np.abs(z)), effect, low, high, n)
 
 
 def guesses(confusion: Floats) -> Floats:

@@ -53,7 +53,8 @@ def page(result: AuditResult, source: str) -> str:
         items=doubtful(result, MOST_ITEMS),
         n_items=len(result.items),
         item="pair" if result.judged.is_preference else "item",
-        contested=_contested(result),
+        contested=_contested(result, "contested"),
+        known_doubtful=_contested(result, "known_doubtful"),
         slices=result.slices.head(MOST_SLICES).rows(named=True),
         n_slices=len(result.slices),
         confusion=_confusion(result),
@@ -91,6 +92,8 @@ def actions(result: AuditResult) -> list[str]:
         )
     if n := result.summary["n_contested"]:
         said.append(f"Make the guideline clearer for what {n:,} contested items have in common.")
+    if n := result.summary["n_known_doubtful"]:
+        said.append(f"Check {n:,} known answers: more votes go against them than errors explain.")
     return said
 
 
@@ -210,8 +213,8 @@ def _texts(result: AuditResult, ids: pl.Series) -> dict[str, tuple[str, str, str
     return {pair: tuple(map(content_text, texts)) for pair, *texts in rows.iter_rows()}  # type: ignore[misc]
 
 
-def _contested(result: AuditResult) -> list[dict[str, Any]]:
-    rows = result.items.filter("contested").sort("n_against", "item_id", descending=[True, False])
+def _contested(result: AuditResult, which: str) -> list[dict[str, Any]]:
+    rows = result.items.filter(which).sort("n_against", "item_id", descending=[True, False])
     return _shown(result, rows.head(MOST_FINDINGS))
 
 

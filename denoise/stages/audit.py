@@ -111,7 +111,7 @@ def audit(
     result = AuditResult(
         annotators=audited_annotators(crowd, found, known),
         findings=found.table,
-        items=items_table(crowd, bought),
+        items=items_table(crowd, bought, known),
         slices=slices_table(crowd, found),
         annotator_slices=annotator_slices_table(crowd, found),
         votes=crowd.rows.select("row", *CORE).with_columns(confidence=pl.Series(right)),

@@ -65,6 +65,7 @@ def summarise(result: AuditResult, found: Findings, known: Mapping[str, float]) 
         "expected_wrong_items": float((1.0 - p.max(1)).sum()),
         "expected_wrong_votes": float((1.0 - own).sum()),
         "n_contested": int(result.items["contested"].sum()),
+        "n_known_doubtful": int(result.items["known_doubtful"].sum()),
         "n_useless": with_flag(table, USELESS),
         "n_flagged": with_flag(table, [*USELESS, *WORTH_A_TALK]),
         "n_leaning": with_flag(table, [FLAG["label"]]),

@@ -58,15 +58,17 @@ def with_flag(table: pl.DataFrame, flags: Sequence[str]) -> int:
     return int((table["flags"].list.set_intersection(list(flags)).list.len() > 0).sum())
 
 
-def items_table(crowd: Judged, bought: Purchase) -> pl.DataFrame:
+def items_table(crowd: Judged, bought: Purchase, known: np.ndarray) -> pl.DataFrame:
     """A row an item: its label, how sure and hard it is, whether contested, and what it is worth.
 
-    `gain` is that of all the `labels_to_buy` together.
+    An item is contested where more votes go against its label than the error rates explain; where
+    its answer is known that casts doubt on the answer instead. `gain` is that of all the
+    `labels_to_buy` together.
     """
     p = crowd.posterior
     against, tail = dissent(crowd.votes, crowd.confusion, p)
     nothing = np.full(len(tail), np.nan)
-    contested = discoveries(Finding(tail, nothing, nothing, nothing, nothing), CONTESTED)
+    odd = discoveries(Finding(tail, nothing, nothing, nothing, nothing), CONTESTED)
     some_votes = crowd.counts[:, : p.shape[1]]
     return pl.DataFrame(
         {
@@ -76,7 +78,8 @@ def items_table(crowd: Judged, bought: Purchase) -> pl.DataFrame:
             "n_votes": pl.Series(crowd.counts.sum(1), dtype=pl.Int64),
             "difficulty": pl.Series(difficulty(p, some_votes), nan_to_null=True),
             "n_against": pl.Series(against, dtype=pl.Int64),
-            "contested": contested,
+            "contested": odd & (known < 0),
+            "known_doubtful": odd & (known >= 0),
             "worth_of_a_look": 1.0 - p.max(1),
             "labels_to_buy": pl.Series(bought.labels, dtype=pl.Int64),
             "gain": bought.gain,

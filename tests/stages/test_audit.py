@@ -319,3 +319,15 @@ def test_a_crowd_that_errs_together_is_said_to_and_nobody_is_flagged_for_copies(
     assert found.summary["errs_together"] and not found.asked["copies"].flagged
     calm = audit(dataset(labels()[0]))
     assert not calm.summary["errs_together"]
+
+
+def test_a_known_answer_that_all_deny_is_doubtful_and_not_contested():
+    frame, truth = labels(each=10, reliability=np.full(12, 0.9))
+    wrong = truth.head(40).with_columns(
+        label=pl.when(pl.int_range(40) == 7).then(pl.lit("owl")).otherwise("label")
+    )
+    assert truth["label"][7] != "owl"
+    found = audit(dataset(frame), truth=wrong)
+    doubtful = found.items.filter("known_doubtful")
+    assert doubtful["item_id"].to_list() == ["i0007"] and not doubtful["contested"].any()
+    assert found.summary["n_known_doubtful"] == 1
