@@ -98,7 +98,7 @@ def audit(
         fix = "denoise audit SOURCE, or denoise audit --compare A B"
         wrong.append(Fault("give either SOURCE or --compare A B", fix=fix))
     alone = {"--clean": clean, "--csv": csv, "--parquet": parquet, "--fail-under": fail_under}
-    alone |= {"--truth": truth, "--scores": scores}
+    alone |= {"--scores": scores}
     if compare is not None:
         fix = "audit each batch by itself for that"
         wrong += [Fault(f"{o} means nothing to --compare", fix=fix) for o in alone if alone[o]]
@@ -157,6 +157,7 @@ def audit(
     say(f"wrote {out}: open it in a browser")
     if not clean:
         words = shared.import_words(map_, aspect, split, texts)
+        words += ["--format", format_] if format_ else []
         next_step("denoise", "audit", source, *words, "--clean", "clean.parquet")
     failed = outputs.below(result.summary, least)
     for sentence in failed:
@@ -178,6 +179,7 @@ def _audited(
     """The audit of one source, under pseudonyms where there is a key."""
     from denoise.errors import Fault, naming_files, raise_any
     from denoise.importers.files import read_file
+    from denoise.progress import waiting
     from denoise.stages.audit import audit as run
     from denoise.stages.audit_outputs import anonymised
     from denoise.stages.evidence import join_scores
@@ -198,7 +200,8 @@ def _audited(
     files = {name: source for name in ("votes", "pairs", "labels")}
     with naming_files(**files, scores=scores or source, truth=truth or "truth"):
         known = read_file(truth).frame if truth else None
-        result = run(data, truth=known, **options, **evidence)
+        with waiting("judging annotators, labels and items", shown=True):
+            result = run(data, truth=known, **options, **evidence)
     return anonymised(result, key) if key is not None else result
 
 

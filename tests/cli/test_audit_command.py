@@ -29,6 +29,7 @@ def folder(tmp_path_factory) -> Path:
     frame, truth = labels()
     frame.write_csv(folder / "labels.csv")
     truth.head(50).write_csv(folder / "truth.csv")
+    truth.gather_every(10).write_csv(folder / "some.csv")
     frame.head(900).write_csv(folder / "may.csv")
     frame.tail(600).write_csv(folder / "june.csv")
     return folder
@@ -78,6 +79,7 @@ def test_the_gate_is_an_exit_status_and_the_page_is_there(folder, gate, status):
 
 def test_two_batches(folder):
     words = ("--compare", "may.csv", "june.csv", "--out", "compared.html", "--json", "both.json")
+    words += ("--truth", "some.csv")  # items of either batch
     done = denoise(*words, cwd=folder)
     assert "Of 12 annotators in both" in done.stdout
     assert "Krippendorff's alpha" in done.stdout
