@@ -9,7 +9,9 @@ import polars as pl
 
 from denoise.crowd.answers import Answers, answers
 from denoise.dataset import Dataset
-from denoise.quality.finding import LEVELS
+from denoise.quality.copies import copies
+from denoise.quality.finding import LEVELS, discoveries
+from denoise.quality.others import Crowd
 from denoise.simulate import SKILLED
 from denoise.stages.audit import audit
 from denoise.tables import Provenance
@@ -160,3 +162,20 @@ def audited(world: PlantedCrowd, *, as_labels: bool = False) -> dict[str, set]:
     who = {question: set(flagged.filter(question=question)["annotator_id"]) for question in LEVELS}
     pairs = flagged.filter(question="copies").select("annotator_id", "other")
     return {**who, "copies": set(pairs.rows())}
+
+
+def mistakes(world: PlantedCrowd) -> np.ndarray:
+    """Wrong votes of each annotator, [K]."""
+    votes = world.votes
+    wrong = votes.label != world.truth[votes.item]
+    return np.bincount(votes.annotator[wrong], minlength=votes.n_annotators)
+
+
+def copies_told(world: PlantedCrowd) -> set:
+    """Pairs flagged for copies by a test that knows the truth and how often everyone is right."""
+    votes = world.votes
+    eta = 1.0 - mistakes(world) / votes.votes_per_annotator
+    confusion = np.stack([eta, 1.0 - eta, 1.0 - eta, eta], 1).reshape(-1, 2, 2)
+    found = copies(Crowd(votes, confusion, np.eye(2)[world.truth]))
+    flags = discoveries(found.finding, LEVELS["copies"])
+    return set(zip(found.first[flags].tolist(), found.second[flags].tolist(), strict=True))

@@ -3,13 +3,16 @@
     python pipelines/exp_audit.py
 
 Fifty annotators, five votes an item, ten annotators to a batch of items (audit_crowds.py). In each
-crowd with trouble two annotators have each kind of it; "clean" is the same crowd without any.
+crowd with trouble two annotators have each kind of it; "clean" is the same crowd without any. Those
+who make few mistakes leave little to see of who copies them: so copies are also counted of those
+who make seven or more, of those at 0.85, and by the same test if it were told the truth and how
+often everyone is right.
 """
 
 from __future__ import annotations
 
 import polars as pl
-from audit_crowds import EACH, KINDS, audited, crowd
+from audit_crowds import KINDS, audited, copies_told, crowd, mistakes
 from experiment import Column, lines, markdown, over_seeds, progress, settings, ticks, wide, write
 
 from denoise.plot import Panel
@@ -20,6 +23,7 @@ FALSE = Column("false", "Flags a crowd on annotators (or pairs) who are not in t
 COLUMNS = (FOUND, FALSE)
 VOTES = (25, 50, 100, 200)
 SOURCE = 0.85
+MISTAKES = 7
 AT = 100
 
 
@@ -30,6 +34,11 @@ def figures(seed: int, votes_each: int) -> list[dict[str, float | str]]:
     planted = {kind: set(world.planted[kind]) for kind in KINDS}
     planted["copies"] = {tuple(sorted(pair)) for pair in world.copied}
     rows = [_row(kind, found[kind], planted[kind]) for kind in KINDS]
+    errors = mistakes(world)
+    enough = {tuple(sorted(pair)) for pair in world.copied if errors[pair[1]] >= MISTAKES}
+    missed = planted["copies"] - enough  # flagged or not, they tell nothing of the others
+    rows.append(_row(f"copies of {MISTAKES} mistakes or more", found["copies"] - missed, enough))
+    rows.append(_row("copies, if the truth were told", copies_told(world), planted["copies"]))
     erring = crowd(seed, trouble=True, votes_each=votes_each, source=SOURCE)
     pairs = {tuple(sorted(pair)) for pair in erring.copied}
     rows.append(_row(f"copies of one at {SOURCE}", audited(erring)["copies"], pairs))
@@ -39,7 +48,7 @@ def figures(seed: int, votes_each: int) -> list[dict[str, float | str]]:
 def _row(kind: str, found: set, planted: set) -> dict[str, float | str]:
     return {
         "kind": kind,
-        FOUND.name: len(found & planted) / EACH,
+        FOUND.name: len(found & planted) / len(planted) if planted else float("nan"),
         FALSE.name: float(len(found - planted)),
     }
 
