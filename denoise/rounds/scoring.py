@@ -64,6 +64,8 @@ def _score_fold(job: Job, number: int, fold: int, rows: Export) -> tuple[pl.Data
         inputs = {**planned.provenance.inputs, "training": key}
         made = replace(planned.provenance, inputs=inputs)
         _score(replace(planned, provenance=made), file, job)
+    # Killed after the file was written, the work that it was made from is still there.
+    shutil.rmtree(unfinished_work(file), ignore_errors=True)
     _remove_policies(job, number, fold)
     frame = pl.read_parquet(file, glob=False).with_columns(fold=pl.lit(fold, pl.Int64))
     return frame, made

@@ -17,7 +17,7 @@ class Opened(NamedTuple):
     errors: list[str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop is to end before other tests begin
 def browser() -> Iterator[object]:
     """Chromium without a network."""
     path = shutil.which("chromium") or shutil.which("google-chrome")

@@ -122,6 +122,15 @@ def test_what_a_run_leaves(finished):
     assert tables.read_manifest(out).made_by == "run"
 
 
+def test_work_left_by_a_kill_after_the_scores_were_written_is_removed(finished, policy_dir):
+    data, out, _ = finished
+    left = out / "round-2" / "scores-1.parquet.parts"
+    left.mkdir()
+    (left / "part.parquet").write_bytes(b"")
+    run(data, model=str(policy_dir), out=out, keep_policies=True, **QUICK)
+    assert not left.exists()
+
+
 def test_a_repeated_run_trains_and_scores_nothing(finished, policy_dir):
     data, out, result = finished
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}

@@ -124,7 +124,7 @@ def test_bad_known_answers_are_refused():
     for truth, said in [
         (pl.DataFrame({"pair_id": ["nowhere"], "vote": ["a"]}), "do not have"),
         (pl.DataFrame({"pair_id": ["pair-0000001"], "vote": ["left"]}), "unknown vote"),
-        (pl.DataFrame({"pair": ["pair-0000001"], "vote": ["a"]}), "lacks the column 'pair_id'"),
+        (pl.DataFrame({"text": ["pair-0000001"], "vote": ["a"]}), "lacks the column 'pair_id'"),
         (pl.DataFrame({"pair_id": ["pair-0000001"] * 2, "vote": ["a", "b"]}), "repeated"),
     ]:
         with pytest.raises(InputError, match=said):
