@@ -177,5 +177,5 @@ def copies_told(world: PlantedCrowd) -> set:
     eta = 1.0 - mistakes(world) / votes.votes_per_annotator
     confusion = np.stack([eta, 1.0 - eta, 1.0 - eta, eta], 1).reshape(-1, 2, 2)
     found = copies(Crowd(votes, confusion, np.eye(2)[world.truth]))
-    flags = discoveries(found.finding, LEVELS["copies"])
+    flags = discoveries(found.finding.p_value, LEVELS["copies"])
     return set(zip(found.first[flags].tolist(), found.second[flags].tolist(), strict=True))

@@ -26,7 +26,7 @@ from denoise import audit, em_labels
 from denoise.dataset import Dataset
 from denoise.noise import Floats, log_odds
 from denoise.plot import Line, Panel
-from denoise.stages.audit_tables import USELESS, WORTH_A_TALK
+from denoise.stages.audit_tables import NEEDS_A_LOOK, USELESS, has_flag
 from denoise.tables import Provenance
 
 SETS = (
@@ -119,10 +119,9 @@ def safe(
     """
 
     def flagged(flags: list[str]) -> pl.Series:
-        raised = annotators["flags"].list.set_intersection(flags).list.len() > 0
-        return annotators.filter(raised)["annotator_id"]
+        return annotators.filter(has_flag(flags))["annotator_id"]
 
-    useless, every = flagged(USELESS), flagged([*USELESS, *WORTH_A_TALK])
+    useless, every = flagged(USELESS), flagged(NEEDS_A_LOOK)
     eta = annotators.select("annotator_id", "reliability")
     n_classes = labels["label"].n_unique()
     eta = eta["reliability"].fill_null(1.0 / n_classes).clip(EDGE, 1.0 - EDGE)

@@ -207,17 +207,16 @@ def _audited(
 
 def _print(result: AuditResult, show: int) -> None:
     """The headline, who needs a look, and what to look at again."""
-    from denoise.cli.console import percent, say, table
+    from denoise.cli.console import interval, percent, say, table
     from denoise.report.audit import buying, doubtful, enough
     from denoise.report.words import headline
-    from denoise.stages.audit_tables import USELESS, WORTH_A_TALK
+    from denoise.stages.audit_tables import NEEDS_A_LOOK, has_flag
 
     print()
     for sentence in headline(dict(result.summary)):
         say(sentence)
     people = result.annotators
-    raised = people["flags"].list.set_intersection([*USELESS, *WORTH_A_TALK]).list.len() > 0
-    worst = people.filter(raised)
+    worst = people.filter(has_flag(NEEDS_A_LOOK))
     title = f"{len(worst):,} annotators who need a look, of {len(people):,}"
     if worst.is_empty() and result.summary["n_annotators"]:
         worst, title = people, f"Least reliable of {len(people):,} annotators, none flagged"
@@ -225,9 +224,7 @@ def _print(result: AuditResult, show: int) -> None:
         (
             plain(row["annotator_id"], ID_WIDTH),
             percent(row["reliability"]),
-            "–"
-            if row["reliability_low"] is None
-            else f"{100 * row['reliability_low']:.0f} to {100 * row['reliability_high']:.0f} %",
+            interval(row["reliability_low"], row["reliability_high"]),
             f"{row['n_votes']:,}",
             ", ".join(row["flags"]),
         )
@@ -269,7 +266,7 @@ def _compare(
     from denoise.cli.console import percent, say, table
     from denoise.report.compare import changed, headline, page, rows_of
     from denoise.stages.audit_compare import compare
-    from denoise.stages.audit_outputs import told
+    from denoise.stages.audit_outputs import without_nan
 
     found = compare(a, b)
     tables.write_text(page(found, *names), out)
@@ -293,8 +290,8 @@ def _compare(
         table(title, ("annotator", ">A", ">B", ">change"), rows)
     if json_:
         content = {
-            "a": told(a.summary),
-            "b": told(b.summary),
+            "a": without_nan(a.summary),
+            "b": without_nan(b.summary),
             "measures": found.measures.to_dicts(),
             "annotators": found.annotators.to_dicts(),
         }

@@ -82,3 +82,8 @@ def _ends(text: str, width: int) -> str:
 def percent(share: float | None) -> str:
     """A share as a percentage with a digit, or a dash."""
     return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The bounds of a share as whole percentages, or a dash."""
+    return "–" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f} %"

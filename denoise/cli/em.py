@@ -237,7 +237,7 @@ def print_wrong(result: EMResult) -> None:
 
 def print_annotators(result: EMResult | LabelsResult, show: int) -> None:
     """Print the least reliable annotators."""
-    from denoise.cli.console import percent, table
+    from denoise.cli.console import interval, percent, table
 
     if show < 1:
         return
@@ -246,7 +246,7 @@ def print_annotators(result: EMResult | LabelsResult, show: int) -> None:
         (
             plain(row["annotator_id"], ID_WIDTH),
             percent(row["reliability"]),
-            _interval(row["reliability_low"], row["reliability_high"]),
+            interval(row["reliability_low"], row["reliability_high"]),
             f"{row['n_votes']:,}",
             percent(row["agreement"]),
             ", ".join(row["flags"]),
@@ -255,10 +255,6 @@ def print_annotators(result: EMResult | LabelsResult, show: int) -> None:
     ]
     columns = ("annotator", ">reliability", ">95 % interval", ">votes", ">agreement", "flags…")
     table(f"Least reliable of {len(worst):,} annotators", columns, rows)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def print_doubtful(data: Dataset, result: EMResult, show: int) -> None:

@@ -40,13 +40,14 @@ class Finding(NamedTuple):
     n: Floats
 
 
-def discoveries(finding: Finding, level: float) -> NDArray[np.bool_]:
-    """Whom the question is answered against, [K], a share `level` of them falsely at most.
+def discoveries(p_value: Floats, level: float) -> NDArray[np.bool_]:
+    """Which hypotheses of p-values [K] are rejected, [K], a share `level` of them falsely at most.
 
-    Benjamini & Hochberg, *Controlling the false discovery rate*, JRSS B 57, 1995.
+    NaN, where a question could not be asked, never is. Benjamini & Hochberg, *Controlling the false
+    discovery rate*, JRSS B 57, 1995.
     """
-    asked = np.isfinite(finding.p_value)
+    asked = np.isfinite(p_value)
     flagged = np.zeros(len(asked), bool)
     if asked.any():
-        flagged[asked] = false_discovery_control(finding.p_value[asked]) <= level
+        flagged[asked] = false_discovery_control(p_value[asked]) <= level
     return flagged

@@ -15,7 +15,7 @@ from denoise.report.page import render, script
 from denoise.report.words import QUESTIONS, agreement_in_words, effect, headline, interval
 from denoise.schema import content_text
 from denoise.stages.audit import AuditResult
-from denoise.stages.audit_tables import USELESS, WORTH_A_TALK
+from denoise.stages.audit_tables import NEEDS_A_LOOK, USELESS, WORTH_A_TALK, has_flag
 
 MOST_ANNOTATORS = 1_000
 """Rows of the table of annotators; the others are in `--csv`."""
@@ -33,9 +33,7 @@ NAME = 60
 def page(result: AuditResult, source: str) -> str:
     """The report as HTML, under 1 MB whatever the size of the data; `source` is what it is of."""
     code, digest = script()
-    people = result.annotators.head(MOST_ANNOTATORS)
-    if len(result.annotators) > MOST_ANNOTATORS:
-        people = _those_that_matter(result.annotators)
+    people = _those_that_matter(result.annotators)
     return render(
         "audit.html.jinja",
         version=__version__,
@@ -70,11 +68,8 @@ def actions(result: AuditResult) -> list[str]:
     """What to do first, a sentence each: whom to leave out, whom to talk to, what to look at."""
     said = []
     people = result.annotators.sort("n_votes", "annotator_id", descending=[True, False])
-    useless = people.filter(pl.col("flags").list.set_intersection(USELESS).list.len() > 0)
-    rest = people.filter(
-        (pl.col("flags").list.set_intersection(WORTH_A_TALK).list.len() > 0)
-        & (pl.col("flags").list.set_intersection(USELESS).list.len() == 0)
-    )
+    useless = people.filter(has_flag(USELESS))
+    rest = people.filter(has_flag(WORTH_A_TALK) & ~has_flag(USELESS))
     if len(useless):
         votes = useless["n_votes"].sum() / max(people["n_votes"].sum(), 1)
         said.append(
@@ -144,16 +139,15 @@ def buying(result: AuditResult) -> str:
 
 
 def _those_that_matter(table: pl.DataFrame) -> pl.DataFrame:
-    """The flagged first, then the least reliable, by the lower bound again."""
-    raised = pl.col("flags").list.set_intersection([*USELESS, *WORTH_A_TALK]).list.len() > 0
-    kept = table.with_row_index("place").sort(raised, descending=True, maintain_order=True)
+    """As many as are shown: the flagged, then the least reliable; in the table's own order."""
+    kept = table.with_row_index("place")
+    kept = kept.sort(has_flag(NEEDS_A_LOOK), descending=True, maintain_order=True)
     return kept.head(MOST_ANNOTATORS).sort("place").drop("place")
 
 
 def _person(row: dict[str, Any]) -> dict[str, Any]:
-    flags = row["flags"]
-    serious = [f for f in flags if f in USELESS or f in WORTH_A_TALK]
-    return row | {"annotator_id": plain(row["annotator_id"], NAME), "serious": bool(serious)}
+    serious = any(flag in NEEDS_A_LOOK for flag in row["flags"])
+    return row | {"annotator_id": plain(row["annotator_id"], NAME), "serious": serious}
 
 
 def _questions(result: AuditResult) -> list[dict[str, Any]]:
@@ -279,8 +273,8 @@ def _reliabilities(table: pl.DataFrame) -> str | None:
     told = table.filter(pl.col("reliability").is_not_null() & (pl.col("n_votes") > 0))
     if len(told) < 2:
         return None
-    told = _those_that_matter(told) if len(told) > MOST_ANNOTATORS else told
-    raised = told["flags"].list.set_intersection([*USELESS, *WORTH_A_TALK]).list.len() > 0
+    told = _those_that_matter(told)
+    raised = has_flag(NEEDS_A_LOOK)
     drawn = []
     for name, part in (("not flagged", told.filter(~raised)), ("flagged", told.filter(raised))):
         if len(part):

@@ -37,11 +37,7 @@ def page(found: Comparison, a: str, b: str) -> str:
 def headline(found: Comparison) -> list[str]:
     """What changed, in sentences."""
     counts = found.counts
-    moved = [
-        row
-        for row in found.measures.iter_rows(named=True)
-        if row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
-    ]
+    moved = filter(_is_sure, found.measures.iter_rows(named=True))
     said = [
         f"{plain(row['measure'])} {'rose' if row['change'] > 0 else 'fell'} from {row['a']:.3f} to "
         f"{row['b']:.3f}"
@@ -65,15 +61,19 @@ def _measure(row: dict[str, Any]) -> dict[str, Any]:
         return f"{value:{sign},.0f}" if counts else f"{value:{sign}.3f}"
 
     between = "–" if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
-    sure = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
     return {
         "measure": row["measure"],
         "a": shown(row["a"]),
         "b": shown(row["b"]),
         "change": shown(row["change"], "+"),
         "interval": between,
-        "sure": sure,
+        "sure": _is_sure(row),
     }
+
+
+def _is_sure(row: dict[str, Any]) -> bool:
+    """Whether the interval of the change leaves out zero."""
+    return row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
 
 
 COUNTS = {"votes", "items", "annotators", "annotators who need a look"}

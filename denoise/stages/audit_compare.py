@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from denoise.errors import refuse
 from denoise.noise import Z95, log_odds
-from denoise.quality.finding import Finding, discoveries
+from denoise.quality.finding import discoveries
 from denoise.stages.audit import AuditResult
 
 LEVEL = 0.05
@@ -125,8 +125,7 @@ def _annotators(a: AuditResult, b: AuditResult) -> pl.DataFrame:
     with np.errstate(invalid="ignore", divide="ignore"):
         z = (log_odds(eta[1]) - log_odds(eta[0])) / np.hypot(*error)
     p = 2.0 * norm.sf(np.abs(z))
-    none = np.full(len(p), np.nan)
-    changed = discoveries(Finding(p, none, none, none, none), LEVEL)
+    changed = discoveries(p, LEVEL)
     gone, new = pl.col("n_votes_b").is_null(), pl.col("n_votes").is_null()
     return table.select(
         "annotator_id",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from denoise import schema
-from denoise.crowd.answers import Answers, Floats, answers
+from denoise.crowd.answers import Answers, Floats
 from denoise.dataset import Dataset
 from denoise.errors import refuse
 from denoise.plain import quote
@@ -18,7 +17,7 @@ from denoise.quality.agreement import class_counts
 from denoise.quality.others import Crowd
 from denoise.schema import ALL_ANNOTATORS
 from denoise.stages.em import EMResult, em
-from denoise.stages.labels import LabelsResult, em_labels
+from denoise.stages.labels import LabelsResult, as_answers, codes, em_labels, priors
 from denoise.stages.truth import known_answers, with_names
 
 CORE = ("item_id", "annotator_id", "label")
@@ -80,10 +79,8 @@ class Judged:
         if self.pairs is not None and name in self.pairs.columns:
             ids = self.pairs.select(item_id=pl.col("pair_id").cast(pl.String), found=name)
             return self.rows.join(ids, on="item_id", how="left", maintain_order="left")["found"]
-        there = [n for n in self.rows.columns if n not in CORE]
-        there += [
-            n for n in (self.pairs.columns if self.pairs is not None else []) if n not in there
-        ]
+        of_pairs = [] if self.pairs is None else self.pairs.columns
+        there = [n for n in dict.fromkeys((*self.rows.columns, *of_pairs)) if n not in CORE]
         fix = f"columns are {', '.join(map(quote, there)) or 'only items, annotators and labels'}"
         refuse("the data have no such column", column=name, fix=fix)
 
@@ -106,26 +103,21 @@ def judged(
     return _certain(_labels(data, truth, model, threads), truth)
 
 
-def codes(values: pl.Series, names: pl.Series) -> np.ndarray:
-    """The place of each value among `names`, [n] int64."""
-    return values.cast(pl.String).cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
-
-
 def _labels(data: Dataset, truth: pl.DataFrame | None, model: str, threads: int | None) -> Judged:
     result = em_labels(data, model=model, truth=truth, threads=threads)
     assert data.labels is not None
     rows = data.labels.with_columns(pl.col(CORE).cast(pl.String))
     items, classes = result.items["item_id"], pl.Series(result.summary["classes"])
     annotators = result.annotators["annotator_id"]
-    kept, rows = _once(rows, CORE), rows.with_row_index("row")
+    kept, rows = _once(rows), rows.with_row_index("row")
     ordered = _ordered(rows.filter(kept), items, annotators, classes)
     n_classes = len(classes)
-    votes = _answers(ordered, items, annotators, classes)
-    prior = np.asarray(result.summary["class_prior"])
-    names = [f"prior_{name}" for name in classes]
-    if all(name in rows.columns for name in names):
-        prior = ordered.unique("item_id", keep="first").sort("item_id").select(names).to_numpy()
-        prior = _aligned(prior / prior.sum(1, keepdims=True), ordered, items)
+    votes = as_answers(ordered, items, annotators, classes)
+    prior = priors(rows, classes)
+    if prior is None:
+        prior = np.asarray(result.summary["class_prior"])
+    else:
+        prior = prior / prior.sum(1, keepdims=True)
     return Judged(
         votes=votes,
         rows=ordered,
@@ -169,15 +161,15 @@ def _pairs(
     after = told.sort("item_id")["posterior"].fill_null(pl.Series(before)).to_numpy()
     eta = result.annotators["reliability"].fill_null(0.5).to_numpy()
     with_ties = pl.Series([*classes, "tie"])
-    whole = _ordered(rows.filter(_once(rows, CORE)), items, annotators, with_ties)
+    whole = _ordered(rows.filter(_once(rows)), items, annotators, with_ties)
     ordered = whole.filter(pl.col("label") != "tie")
     return Judged(
-        votes=_answers(ordered, items, annotators, classes),
+        votes=as_answers(ordered, items, annotators, classes),
         rows=ordered,
         items=items,
         annotators=annotators,
         classes=classes,
-        counts=class_counts(_answers(whole, items, annotators, with_ties)),
+        counts=class_counts(as_answers(whole, items, annotators, with_ties)),
         posterior=np.stack([after, 1.0 - after], 1),
         confusion=np.stack([eta, 1.0 - eta, 1.0 - eta, eta], 1).reshape(-1, 2, 2),
         class_prior=np.stack([before, 1.0 - before], 1),
@@ -188,12 +180,11 @@ def _pairs(
     )
 
 
-def _once(rows: pl.DataFrame, names: Sequence[str]) -> pl.Series:
+def _once(rows: pl.DataFrame) -> pl.Series:
     """Whether a vote is the first of its annotator's on the item, and all of them agree."""
-    item, annotator, label = names
-    key = pl.struct(item, annotator)
-    one = key.is_first_distinct() & (pl.col(label).n_unique().over(item, annotator) == 1)
-    return rows.select(one | (pl.col(annotator) == ALL_ANNOTATORS)).to_series()
+    own = ("item_id", "annotator_id")
+    one = pl.struct(own).is_first_distinct() & (pl.col("label").n_unique().over(own) == 1)
+    return rows.select(one | (pl.col("annotator_id") == ALL_ANNOTATORS)).to_series()
 
 
 def _ordered(
@@ -208,26 +199,6 @@ def _ordered(
         )
     )
     return rows[order]
-
-
-def _answers(
-    rows: pl.DataFrame, items: pl.Series, annotators: pl.Series, classes: pl.Series
-) -> Answers:
-    return answers(
-        codes(rows["item_id"], items),
-        codes(rows["annotator_id"], annotators),
-        codes(rows["label"], classes),
-        len(items),
-        len(annotators),
-        len(classes),
-    )
-
-
-def _aligned(found: Floats, rows: pl.DataFrame, items: pl.Series) -> Floats:
-    """Values of the items that have rows, in their order, and 1/C for the others, [J, C]."""
-    out = np.full((len(items), found.shape[1]), 1.0 / found.shape[1])
-    out[codes(rows["item_id"].unique().sort(), items)] = found
-    return out
 
 
 def _certain(crowd: Judged, truth: pl.DataFrame | None) -> Judged:

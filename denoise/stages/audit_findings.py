@@ -16,8 +16,10 @@ from denoise.quality.contrast import Speed, beyond_slice, contrast, speed
 from denoise.quality.copies import copies
 from denoise.quality.drift import drift
 from denoise.quality.finding import LEVELS, Finding, discoveries
+from denoise.quality.others import Crowd
 from denoise.quality.skill import skill
-from denoise.stages.audit_evidence import Judged, codes, epoch_seconds, text_length
+from denoise.stages.audit_evidence import Judged, epoch_seconds, text_length
+from denoise.stages.labels import codes
 
 MOST_CLASSES = 20
 """So many of the commonest labels are asked for an annotator's leaning to them."""
@@ -70,13 +72,12 @@ class Asked(NamedTuple):
 @dataclass(frozen=True)
 class Findings:
     """table: a row a question and annotator (`SCHEMA`); asked: by question; informed: the share of
-    answers that follow the truth, [K]; right: P(right | the others), by vote, [n]; speed: where
-    the data say how long answers took; slices: columns with their value for every vote."""
+    answers that follow the truth, [K]; speed: where the data say how long answers took; slices:
+    columns with their value for every vote."""
 
     table: pl.DataFrame
     asked: Mapping[str, Asked]
     informed: Floats
-    right: Floats
     speed: Speed | None = None
     slices: Mapping[str, pl.Series] = field(default_factory=dict)
 
@@ -102,19 +103,17 @@ def findings(
         InputError: there is no such column.
     """
     parts = {name: crowd.column(name) for name in slices}
-    when = crowd.column(time) if time else crowd.rows.get_column("timestamp", default=None)
-    if time and not np.isfinite(epoch_seconds(crowd.column(time))).any():
-        fix = "name a column of dates, of ISO 8601 times, or of seconds"
-        refuse("this column holds no times", column=time, fix=fix)
+    when = _times(crowd, time)
     nobody = np.full(len(crowd.annotators), np.nan)
     votes = crowd.votes
     if crowd.anonymous or not len(votes.label):
         reason = "no annotator is named" if crowd.anonymous else "there are no votes"
         asked = dict.fromkeys(LEVELS, Asked(0, 0, reason))
-        return Findings(pl.DataFrame(schema=SCHEMA), asked, nobody, np.full(0, np.nan), None, parts)
-    truth = crowd.crowd().without_own()
+        return Findings(pl.DataFrame(schema=SCHEMA), asked, nobody, None, parts)
+    evidence = crowd.crowd()
+    truth = evidence.without_own()
     right = truth[np.arange(len(votes.label)), votes.label]
-    told = skill(crowd.crowd(), truth)
+    told = skill(evidence, truth)
     every = np.arange(votes.n_annotators)
     pace = _speed(crowd, right, seed)
     answered = [
@@ -126,7 +125,7 @@ def findings(
         *([_Answered("fast", pace.finding, every)] if pace else []),
         *_slices(crowd, parts, right, seed),
     ]
-    alike, reason = _copies(crowd)
+    alike, reason = _copies(crowd, evidence)
     why = _not_asked(crowd, when, pace, parts) | ({"copies": reason} if reason else {})
     tables, asked = [], {}
     for question in LEVELS:
@@ -134,8 +133,7 @@ def findings(
         frames = [_rows(each, crowd.annotators) for each in of_it]
         frame = pl.concat([pl.DataFrame(schema=SCHEMA), *frames])
         p = frame["p_value"].fill_null(np.nan).to_numpy()
-        none = np.full(len(p), np.nan)
-        flags = discoveries(Finding(p, none, none, none, none), LEVELS[question])
+        flags = discoveries(p, LEVELS[question])
         if reason and question == "copies":
             flags[:] = False
         flags &= np.abs(frame["effect"].fill_null(0.0).to_numpy()) >= MATERIAL.get(question, 0.0)
@@ -144,7 +142,7 @@ def findings(
         few = "" if n else "nobody has enough votes for it"
         asked[question] = Asked(n, int(flags.sum()), why.get(question, few))
         tables.append(frame.filter(pl.col("p_value").is_not_null()))
-    return Findings(pl.concat(tables), asked, told.informed.value, right, pace, parts)
+    return Findings(pl.concat(tables), asked, told.informed.value, pace, parts)
 
 
 def _rows(answered: _Answered, names: pl.Series) -> pl.DataFrame:
@@ -227,16 +225,30 @@ def _labels(crowd: Judged, truth: Floats) -> Iterator[_Answered]:
         yield _Answered("label", found, every, pl.Series([crowd.classes[int(c)]] * len(every)))
 
 
+def _times(crowd: Judged, column: str | None) -> Floats | None:
+    """When each answer was given, in seconds, [n]; None where the data do not say.
+
+    Raises:
+        InputError: the column that was named holds no times.
+    """
+    values = crowd.column(column) if column else crowd.rows.get_column("timestamp", default=None)
+    seconds = None if values is None else epoch_seconds(values)
+    if seconds is not None and np.isfinite(seconds).any():
+        return seconds
+    if column:
+        fix = "name a column of dates, of ISO 8601 times, or of seconds"
+        refuse("this column holds no times", column=column, fix=fix)
+    return None
+
+
 def _drift(
-    crowd: Judged, when: pl.Series | None, right: Floats, score: Floats, seed: int
+    crowd: Judged, when: Floats | None, right: Floats, score: Floats, seed: int
 ) -> Iterator[_Answered]:
     if when is None:
         return
-    seconds = epoch_seconds(when)
-    if np.isfinite(seconds).any():
-        k = crowd.votes.n_annotators
-        found = drift(crowd.votes.annotator, seconds, right, k, score=score, seed=seed)
-        yield _Answered("drift", found.finding, np.arange(k), since=found.changed)
+    k = crowd.votes.n_annotators
+    found = drift(crowd.votes.annotator, when, right, k, score=score, seed=seed)
+    yield _Answered("drift", found.finding, np.arange(k), since=found.changed)
 
 
 def _speed(crowd: Judged, right: Floats, seed: int) -> Speed | None:
@@ -280,11 +292,11 @@ def _slices(
             yield _Answered("slice", found, np.arange(votes.n_annotators), shown)
 
 
-def _copies(crowd: Judged) -> tuple[_Answered, str]:
+def _copies(crowd: Judged, evidence: Crowd) -> tuple[_Answered, str]:
     """Pairs of annotators who give the same wrong answers, and why none is flagged, or ""."""
-    found = copies(crowd.crowd())
+    found = copies(evidence)
     other = crowd.annotators.gather(found.second)
-    flags = discoveries(found.finding, LEVELS["copies"])
+    flags = discoveries(found.finding.p_value, LEVELS["copies"])
     compared, alike = int(np.isfinite(found.finding.p_value).sum()), int(flags.sum())
     reason = ""
     many = alike > COMMON * compared and compared > FEW_PAIRS
@@ -299,7 +311,7 @@ def _copies(crowd: Judged) -> tuple[_Answered, str]:
 
 def _not_asked(
     crowd: Judged,
-    when: pl.Series | None,
+    when: Floats | None,
     pace: Speed | None,
     parts: Mapping[str, pl.Series],
 ) -> dict[str, str]:
@@ -311,7 +323,7 @@ def _not_asked(
         why["label"] = "which response is a and which b means nothing"
         if not _first(crowd)[1].any():
             why["position"] = "the data do not say which response was shown first (shown_first)"
-    if when is None or not np.isfinite(epoch_seconds(when)).any():
+    if when is None:
         why["drift"] = "the data do not say when an answer was given (timestamp, or --time COLUMN)"
     if pace is None:
         why["fast"] = "the data do not say how long an answer took (a column seconds)"

@@ -65,8 +65,8 @@ def anonymised(result: AuditResult, key: bytes) -> AuditResult:
     known = ids.filter(ids != ALL_ANNOTATORS)
     names = pseudonyms(known, key)
 
-    def renamed(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
-        return frame.with_columns(pl.col(columns or "annotator_id").replace(known, names))
+    def renamed(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(pl.col("annotator_id").replace(known, names))
 
     copied = pl.col("question") == "copies"
     findings = renamed(result.findings).with_columns(
@@ -91,7 +91,7 @@ def anonymised(result: AuditResult, key: bytes) -> AuditResult:
 def as_json(result: AuditResult) -> dict[str, Any]:
     """The audit but for its longest tables, as plain values."""
     return {
-        "summary": told(dict(result.summary)),
+        "summary": without_nan(result.summary),
         "annotators": result.annotators.to_dicts(),
         "findings": result.findings.filter("flagged").to_dicts(),
         "slices": result.slices.to_dicts(),
@@ -100,12 +100,12 @@ def as_json(result: AuditResult) -> dict[str, Any]:
     }
 
 
-def told(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The value with None for NaN, at any depth: JSON has none."""
     if isinstance(value, Mapping):
-        return {name: told(of) for name, of in value.items()}
+        return {name: without_nan(of) for name, of in value.items()}
     if isinstance(value, list | tuple):
-        return [told(of) for of in value]
+        return [without_nan(of) for of in value]
     return None if isinstance(value, float) and value != value else value
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from denoise.quality.known import wilson
 from denoise.stages.audit_evidence import Judged
 from denoise.stages.audit_findings import TOGETHER, Findings
-from denoise.stages.audit_tables import ENOUGH_VOTES, FLAG, USELESS, WORTH_A_TALK, with_flag
+from denoise.stages.audit_tables import ENOUGH_VOTES, FLAG, NEEDS_A_LOOK, USELESS, has_flag
 
 if TYPE_CHECKING:
     from denoise.stages.audit import AuditResult
@@ -66,9 +66,9 @@ def summarise(result: AuditResult, found: Findings, known: Mapping[str, float]) 
         "expected_wrong_votes": float((1.0 - own).sum()),
         "n_contested": int(result.items["contested"].sum()),
         "n_known_doubtful": int(result.items["known_doubtful"].sum()),
-        "n_useless": with_flag(table, USELESS),
-        "n_flagged": with_flag(table, [*USELESS, *WORTH_A_TALK]),
-        "n_leaning": with_flag(table, [FLAG["label"]]),
+        "n_useless": len(table.filter(has_flag(USELESS))),
+        "n_flagged": len(table.filter(has_flag(NEEDS_A_LOOK))),
+        "n_leaning": len(table.filter(has_flag([FLAG["label"]]))),
         "errs_together": TOGETHER in result.asked["copies"].reason,
         "questions": {name: asked._asdict() for name, asked in result.asked.items()},
         "on_known": dict(known),

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from denoise.quality import agreement
-from denoise.quality.finding import Finding, discoveries
+from denoise.quality.finding import discoveries
 from denoise.quality.items import difficulty, dissent
 from denoise.quality.known import wilson
 from denoise.quality.worth import Purchase, spent
@@ -52,10 +52,12 @@ WORTH_A_TALK = [
 """Flags of those to talk to. Leaning to a label is common, and the confidences allow for it; the
 flags of `em` say how little is known."""
 
+NEEDS_A_LOOK = [*USELESS, *WORTH_A_TALK]
 
-def with_flag(table: pl.DataFrame, flags: Sequence[str]) -> int:
-    """How many annotators have one of the flags."""
-    return int((table["flags"].list.set_intersection(list(flags)).list.len() > 0).sum())
+
+def has_flag(flags: Sequence[str]) -> pl.Expr:
+    """Whether an annotator has one of the flags."""
+    return pl.col("flags").list.set_intersection(list(flags)).list.len() > 0
 
 
 def items_table(crowd: Judged, bought: Purchase, known: np.ndarray) -> pl.DataFrame:
@@ -67,8 +69,7 @@ def items_table(crowd: Judged, bought: Purchase, known: np.ndarray) -> pl.DataFr
     """
     p = crowd.posterior
     against, tail = dissent(crowd.votes, crowd.confusion, p)
-    nothing = np.full(len(tail), np.nan)
-    odd = discoveries(Finding(tail, nothing, nothing, nothing, nothing), CONTESTED)
+    odd = discoveries(tail, CONTESTED)
     some_votes = crowd.counts[:, : p.shape[1]]
     return pl.DataFrame(
         {

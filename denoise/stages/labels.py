@@ -80,20 +80,10 @@ def em_labels(
     if truth is not None:
         truth = known_answers(truth, schema.TRUTH_LABELS, items)
         classes = pl.concat([classes, truth["label"]]).unique().sort()
-    whole = answers(
-        _codes(rows["item_id"], items),
-        _codes(rows["annotator_id"], annotators),
-        _codes(rows["label"], classes),
-        len(items),
-        len(annotators),
-        len(classes),
-        threads=n_threads,
-    )
+    whole = as_answers(rows, items, annotators, classes, threads=n_threads)
     votes = once(whole)
     n_not_counted = len(whole.label) - len(votes.label)
-    given = crowd.evidence(
-        votes, known=_known(truth, items, classes), prior=_priors(rows, items, classes)
-    )
+    given = crowd.evidence(votes, known=_known(truth, items, classes), prior=priors(rows, classes))
     fit, reason = _fit(votes, given, model)
     baseline = majority(votes, given)
     shared = correlation.dependence(votes, fit.posterior, fit.confusion)
@@ -174,7 +164,28 @@ def write_labels(result: LabelsResult, out: Path) -> None:
         tables.write_json(result.summary, staging / "summary.json")
 
 
-def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
+def as_answers(
+    rows: pl.DataFrame,
+    items: pl.Series,
+    annotators: pl.Series,
+    classes: pl.Series,
+    *,
+    threads: int = 1,
+) -> Answers:
+    """The columns `item_id`, `annotator_id` and `label` as codes of these names, sorted."""
+    return answers(
+        codes(rows["item_id"], items),
+        codes(rows["annotator_id"], annotators),
+        codes(rows["label"], classes),
+        len(items),
+        len(annotators),
+        len(classes),
+        threads=threads,
+    )
+
+
+def codes(values: pl.Series, names: pl.Series) -> np.ndarray:
+    """The place of each text among `names`, [n] int64."""
     return values.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
 
 
@@ -191,11 +202,11 @@ def _known(truth: pl.DataFrame | None, items: pl.Series, classes: pl.Series) -> 
     if truth is None:
         return None
     known = np.full(len(items), -1)
-    known[_codes(truth["item_id"], items)] = _codes(truth["label"], classes)
+    known[codes(truth["item_id"], items)] = codes(truth["label"], classes)
     return known
 
 
-def _priors(rows: pl.DataFrame, items: pl.Series, classes: pl.Series) -> np.ndarray | None:
+def priors(rows: pl.DataFrame, classes: pl.Series) -> np.ndarray | None:
     """The items' own class probabilities, [J, C], from the first row of each."""
     wanted = [f"prior_{name}" for name in classes]
     there = [name for name in rows.columns if name.startswith("prior_")]

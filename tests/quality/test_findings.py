@@ -110,9 +110,9 @@ def test_turning_the_side_turns_the_bias():
 def test_discoveries_are_of_what_was_asked():
     nan = np.full(4, np.nan)
     finding = Finding(np.array([np.nan, 1e-9, 0.5, 0.02]), nan, nan, nan, nan)
-    assert discoveries(finding, 0.05).tolist() == [False, True, False, True]
-    assert discoveries(finding, 0.01).tolist() == [False, True, False, False]
-    assert not discoveries(finding._replace(p_value=nan), 0.05).any()
+    assert discoveries(finding.p_value, 0.05).tolist() == [False, True, False, True]
+    assert discoveries(finding.p_value, 0.01).tolist() == [False, True, False, False]
+    assert not discoveries(nan, 0.05).any()
 
 
 def test_planted_trouble_is_found_and_laid_to_the_right_annotators():
