@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from denoise import __version__
 from denoise.plain import plain
 from denoise.plot import Line, Panel, histogram_svg, lines_svg
-from denoise.report.page import render, script
+from denoise.report.page import render_with_tables
 from denoise.report.words import QUESTIONS, agreement_in_words, effect, headline, interval
 from denoise.schema import content_text
 from denoise.stages.audit import AuditResult
@@ -32,11 +31,9 @@ NAME = 60
 
 def page(result: AuditResult, source: str) -> str:
     """The report as HTML, under 1 MB whatever the size of the data; `source` is what it is of."""
-    code, digest = script()
     people = _those_that_matter(result.annotators)
-    return render(
+    return render_with_tables(
         "audit.html.jinja",
-        version=__version__,
         source=plain(source, 200),
         summary=result.summary,
         headline=headline(dict(result.summary)),
@@ -59,8 +56,6 @@ def page(result: AuditResult, source: str) -> str:
         plots=_plots(result),
         enough=enough(result),
         buying=buying(result),
-        script=code,
-        digest=digest,
     )
 
 

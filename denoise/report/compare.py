@@ -6,20 +6,17 @@ from typing import Any
 
 import polars as pl
 
-from denoise import __version__
 from denoise.plain import plain
 from denoise.report.audit import MOST_ANNOTATORS, NAME
-from denoise.report.page import render, script
+from denoise.report.page import render_with_tables
 from denoise.stages.audit_compare import Comparison
 
 
 def page(found: Comparison, a: str, b: str) -> str:
     """The comparison of the sources `a` and `b` as HTML."""
-    code, digest = script()
     table = found.annotators.sort("p_value", "annotator_id", nulls_last=True)
-    return render(
+    return render_with_tables(
         "compare.html.jinja",
-        version=__version__,
         a=plain(a, 120),
         b=plain(b, 120),
         headline=headline(found),
@@ -29,8 +26,6 @@ def page(found: Comparison, a: str, b: str) -> str:
             for row in table.head(MOST_ANNOTATORS).iter_rows(named=True)
         ],
         n_people=len(table),
-        script=code,
-        digest=digest,
     )
 
 

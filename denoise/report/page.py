@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from denoise import __version__
 from denoise.plain import plain
 
 HOME = Path(__file__).parent
@@ -20,8 +21,14 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context)
 
 
+def render_with_tables(template: str, **context: Any) -> str:
+    """The same for a template that extends `page.html.jinja`, whose tables sort and filter."""
+    code, digest = _script()
+    return render(template, version=__version__, script=code, digest=digest, **context)
+
+
 @cache
-def script() -> tuple[str, str]:
+def _script() -> tuple[str, str]:
     """The script that sorts and filters tables, and its hash for the content security policy.
 
     The policy lets this script run and no other, whatever the data hold.
