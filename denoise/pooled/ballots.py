@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,51 @@ T = TypeVar("T")
 
 SMALL = 50_000
 """Votes below which one thread does it all."""
+
+
+class Votes(Protocol):
+    """The votes wherever they lie: in one `Ballots`, or in parts of whole pairs on other machines.
+
+    The solver reads votes only through `each` and `hold`; whatever else it needs is small: the
+    cells' `annotator`, `level` and number of `votes`, [C], and what all votes have in common.
+    """
+
+    annotator: Codes
+    level: Codes
+    votes: Floats
+    n_annotators: int
+    n_levels: int
+
+    @property
+    def n_votes(self) -> int:
+        """Number of votes."""
+
+    @property
+    def single(self) -> bool:
+        """Whether no pair has more than one vote."""
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether any margin is not 0."""
+
+    @property
+    def n_known(self) -> int:
+        """Pairs whose truth is given."""
+
+    def by_annotator(self, of_cells: Floats) -> Floats:
+        """Sums over the cells of each annotator: [C] or [C, …] to [K] or [K, …]."""
+
+    def each(self, statistic: Callable[..., T], *given: Any) -> list[T]:
+        """`statistic(part, *given)` of every part, in the order of the pairs."""
+
+    def hold(self, made: Callable[..., T], *given: Any) -> T:
+        """`made(part, *given)`, which stays where the part is: only `each` and `hold` take it."""
+
+    def again(self, work: Callable[[], T]) -> T:
+        """`work()`, and once more where what it held was lost."""
+
+    def sample(self, at_most: int) -> Ballots:
+        """Every so many pairs, so that no more than about `at_most` votes remain; or all."""
 
 
 class Ballots(NamedTuple):
@@ -47,9 +92,24 @@ class Ballots(NamedTuple):
         return self.start, self.code, self.margin, self.known
 
     @property
+    def n_votes(self) -> int:
+        """Number of votes."""
+        return len(self.code)
+
+    @property
     def single(self) -> bool:
         """Whether no pair has more than one vote."""
         return kernels.longest(self.start) <= 1
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether any margin is not 0."""
+        return bool(self.margin.any())
+
+    @property
+    def n_known(self) -> int:
+        """Pairs whose truth is given."""
+        return int(np.count_nonzero(self.known))
 
     def by_annotator(self, of_cells: Floats) -> Floats:
         """Sums over the cells of each annotator: [C] or [C, …] to [K] or [K, …]."""
@@ -58,6 +118,38 @@ class Ballots(NamedTuple):
         total = np.zeros((self.n_annotators, *of_cells.shape[1:]))
         np.add.at(total, self.annotator, of_cells)
         return total
+
+    def each(self, statistic: Callable[..., T], *given: Any) -> list[T]:
+        """`statistic(self, *given)`, in a list."""
+        return [statistic(self, *given)]
+
+    def hold(self, made: Callable[..., T], *given: Any) -> T:
+        """`made(self, *given)`."""
+        return made(self, *given)
+
+    def again(self, work: Callable[[], T]) -> T:
+        """`work()`: nothing is lost here."""
+        return work()
+
+    def sample(self, at_most: int) -> Ballots:
+        """Every so many pairs, so that no more than about `at_most` votes remain; or all."""
+        if self.n_votes <= at_most:
+            return self
+        return self.of_pairs(sampled(len(self.margin), self.n_votes, at_most))
+
+    def of_pairs(self, kept: NDArray[np.int64]) -> Ballots:
+        """The votes on these pairs, codes in order."""
+        counts = self.start[kept + 1] - self.start[kept]
+        start = np.concatenate(([0], np.cumsum(counts)))
+        votes = np.repeat(self.start[kept] - start[:-1], counts) + np.arange(start[-1])
+        code = self.code[votes]
+        return self._replace(
+            start=start,
+            code=code,
+            margin=self.margin[kept],
+            known=self.known[kept] if len(self.known) else self.known,
+            votes=np.bincount(code >> 1, minlength=len(self.votes)).astype(np.float64),
+        )
 
 
 def ballots(
@@ -100,23 +192,16 @@ def ballots(
     )
 
 
-def sample(whole: Ballots, at_most: int) -> Ballots:
-    """Every so many pairs, so that no more than about `at_most` votes remain; all where fewer."""
-    n_pairs, n_votes = len(whole.margin), len(whole.code)
-    if n_votes <= at_most:
-        return whole
-    kept = np.linspace(0, n_pairs - 1, max(1, n_pairs * at_most // n_votes)).astype(np.int64)
-    counts = whole.start[kept + 1] - whole.start[kept]
-    start = np.concatenate(([0], np.cumsum(counts)))
-    votes = np.repeat(whole.start[kept] - start[:-1], counts) + np.arange(start[-1])
-    code = whole.code[votes]
-    return whole._replace(
-        start=start,
-        code=code,
-        margin=whole.margin[kept],
-        known=whole.known[kept] if len(whole.known) else whole.known,
-        votes=np.bincount(code >> 1, minlength=len(whole.votes)).astype(np.float64),
-    )
+def sampled(n_pairs: int, n_votes: int, at_most: int) -> NDArray[np.int64]:
+    """Codes of evenly spread pairs that have about `at_most` of the votes."""
+    return np.linspace(0, n_pairs - 1, max(1, n_pairs * at_most // n_votes)).astype(np.int64)
+
+
+def added(parts: Sequence[T]) -> T:
+    """The sums over parts of numbers, of arrays, or of tuples of them."""
+    if isinstance(parts[0], tuple):
+        return tuple(map(added, zip(*parts, strict=True)))  # type: ignore[return-value]
+    return sum(parts[1:], parts[0])  # type: ignore[arg-type, call-overload]
 
 
 def over_pairs(votes: Ballots, work: Callable[[int, int], T]) -> list[T]:

@@ -17,7 +17,7 @@ import numpy as np
 from denoise.noise import log_odds, sigmoid
 from denoise.pooled import kernels, marginal, solve
 from denoise.pooled import prior as population
-from denoise.pooled.ballots import SMALL, Ballots, Floats, over, over_pairs
+from denoise.pooled.ballots import SMALL, Ballots, Floats, Votes, added, over, over_pairs
 from denoise.pooled.marginal import Cavities, Nodes
 from denoise.pooled.maximum import untold
 from denoise.pooled.prior import Prior
@@ -80,6 +80,21 @@ def network(votes: Ballots, annotators: np.ndarray | None = None) -> Network:
     return Network(votes, kernels.slots(votes.code, wanted, ends[:-1].copy()), ends, who)
 
 
+class Messages(NamedTuple):
+    """message, log_odds and cavity as in `Beliefs`, filled in place; to be held."""
+
+    net: Network
+    message: Floats
+    log_odds: Floats
+    cavity: Cavities
+
+
+def messages(net: Network, message: Floats) -> Messages:
+    """Room for what the pairs answer to these messages."""
+    cavity = Cavities(net.ends, np.empty(len(message)))
+    return Messages(net, message, np.empty(len(net.votes.margin)), cavity)
+
+
 def propagate(
     net: Network,
     tau: float,
@@ -93,20 +108,24 @@ def propagate(
         message = np.repeat(at.cells(votes), np.diff(net.ends))
     else:
         message, at = before.message.copy(), before.parameters
-    s, cavity = np.empty(len(votes.margin)), Cavities(net.ends, np.empty(len(message)))
+    sent = messages(net, message)
     for sweep in range(SWEEPS):
-        _to_annotators(net, tau, at, message, s, cavity.probability)
-        nodes, part, change = _to_pairs(net, prior, at, cavity, message, sweep)
+        _to_annotators(votes, sent, tau, at)
+        nodes, part, change = _to_pairs(votes, sent, sent.cavity, net.annotators, prior, at, sweep)
         at = at._replace(theta=log_odds(nodes.mean))
         if change < STILL or votes.single:
             break
-    pairs, _ = _to_annotators(net, tau, at, message, s, np.empty(len(message)))
+    last = sent._replace(cavity=Cavities(net.ends, np.empty(len(message))))
+    pairs, _ = _to_annotators(votes, last, tau, at)
     value = pairs - solve.evidence_term(votes, tau) + part + float(nodes.log_integral.sum())
-    return Beliefs(value, s, message, cavity, nodes, at)
+    return Beliefs(value, sent.log_odds, message, sent.cavity, nodes, at)
 
 
 class Integrated(NamedTuple):
-    """A fit in which few votes are not taken for more than they are; log_odds: s of each pair."""
+    """A fit in which few votes are not taken for more than they are.
+
+    log_odds: s of each pair, [J], held where the votes are.
+    """
 
     fit: Fit
     log_odds: Floats
@@ -114,7 +133,7 @@ class Integrated(NamedTuple):
 
 
 def integrate(
-    votes: Ballots, tau: float, prior: Prior, fit: Fit, tolerance: float = 1e-6
+    votes: Votes, tau: float, prior: Prior, fit: Fit, tolerance: float = 1e-6
 ) -> Integrated:
     """The fit with η integrated out for annotators with up to `marginal.FEW` votes.
 
@@ -126,15 +145,14 @@ def integrate(
     n = votes.by_annotator(votes.votes)
     who = np.flatnonzero((n > 0) & (n <= marginal.FEW))
     if not len(who) or prior.strength == 0 or untold(votes, tau):
-        return Integrated(fit, solve.pair_log_odds(votes, tau, fit.parameters), ())
-    net = network(votes, who)
+        return Integrated(fit, votes.hold(solve.pair_log_odds, tau, fit.parameters), ())
     at, trace = fit.parameters, []
-    message = np.repeat(at.cells(votes), np.diff(net.ends))
-    s, cavity = np.empty(len(votes.margin)), Cavities(net.ends, np.empty(len(message)))
+    sent = votes.hold(_first_messages, who, at)
+    cavity = votes.hold(_cavity, sent)
     guesses = marginal.guessers(votes, tau, at, prior)
     for sweep in range(4 * SWEEPS):
-        _, right = _to_annotators(net, tau, at, message, s, cavity.probability)
-        nodes, _, change = _to_pairs(net, prior, at, cavity, message, sweep)
+        _, right = added(votes.each(_to_annotators, sent, tau, at))
+        nodes, _, change = _to_pairs(votes, sent, cavity, who, prior, at, sweep)
         theta = solve.step_of_theta(votes, right, at, fit.shrinkage)
         theta[who] = log_odds(nodes.mean)
         theta[n == 0] = fit.parameters.theta[n == 0]
@@ -144,11 +162,25 @@ def integrate(
         if change <= tolerance:
             break
     if change > REST:
-        return Integrated(fit, solve.pair_log_odds(votes, tau, fit.parameters), tuple(trace))
-    _to_annotators(net, tau, at, message, s, cavity.probability)
+        held = votes.hold(solve.pair_log_odds, tau, fit.parameters)
+        return Integrated(fit, held, tuple(trace))
+    votes.each(_to_annotators, sent, tau, at)
     guesses[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
     shrunk = fit._replace(parameters=at, shrinkage=prior.shrinkage(guesses))
-    return Integrated(shrunk, s, tuple(trace))
+    return Integrated(shrunk, votes.hold(_log_odds, sent), tuple(trace))
+
+
+def _first_messages(part: Ballots, annotators: np.ndarray, at: Parameters) -> Messages:
+    net = network(part, annotators)
+    return messages(net, np.repeat(at.cells(part), np.diff(net.ends)))
+
+
+def _cavity(_: Ballots, sent: Messages) -> Cavities:
+    return sent.cavity
+
+
+def _log_odds(_: Ballots, sent: Messages) -> Floats:
+    return sent.log_odds
 
 
 def slope_of_temperature(net: Network, tau: float, beliefs: Beliefs) -> float:
@@ -185,33 +217,46 @@ def slope_of_prior(net: Network, prior: Prior, beliefs: Beliefs) -> Floats:
 
 
 def _to_annotators(
-    net: Network, tau: float, at: Parameters, message: Floats, s: Floats, cavity: Floats
+    part: Ballots, sent: Messages, tau: float, at: Parameters
 ) -> tuple[float, Floats]:
-    """Fill `s` and `cavity`; the pairs' part of the value, and Σw of the cells without slots."""
-    arrays = (*net.votes.arrays, net.slot, tau, message, at.cells(net.votes), s, cavity)
+    """Fill `log_odds` and `cavity`; the pairs' part of the value, and Σw of cells without slots."""
+    rest = (sent.message, at.cells(part), sent.log_odds, sent.cavity.probability)
 
     def work(first: int, last: int) -> tuple[float, Floats]:
-        right = np.zeros(len(net.votes.votes))
-        return kernels.message_pass(first, last, *arrays, right), right
+        right = np.zeros(len(part.votes))
+        arrays = (*part.arrays, sent.net.slot, tau, *rest, right)
+        return kernels.message_pass(first, last, *arrays), right
 
-    parts = over_pairs(net.votes, work)
-    return sum(value for value, _ in parts), sum((r for _, r in parts[1:]), parts[0][1])
+    return added(over_pairs(part, work))
 
 
 def _to_pairs(
-    net: Network, prior: Prior, at: Parameters, cavity: Cavities, message: Floats, sweep: int
+    votes: Votes,
+    sent: Messages,
+    cavity: Cavities,
+    annotators: np.ndarray,
+    prior: Prior,
+    at: Parameters,
+    sweep: int,
 ) -> tuple[Nodes, float, float]:
-    """Fill `message`, half way after `FREE` sweeps.
+    """Fill `message`, half way after `FREE` sweeps; `sent` and its `cavity` are held.
 
     Returns the posteriors behind it, the votes' part of the value, and the largest change.
     """
-    votes = net.votes
-    nodes = marginal.quadrature(votes, cavity, at, prior, net.annotators)
-    eta = marginal.cell_nodes(votes, at, nodes.theta, net.annotators)
+    nodes = marginal.quadrature(votes, cavity, at, prior, annotators)
+    eta = marginal.cell_nodes(votes, at, nodes.theta, annotators)
     mass = np.repeat(nodes.posterior, votes.n_levels, axis=0)
-    cells = marginal.cells_of(votes, net.annotators)
-    rest = (net.ends[cells], net.ends[cells + 1], cavity.probability, eta, mass)
-    rest += (KEPT if sweep >= FREE else 0.0, message)
-    threads = votes.threads if len(message) > SMALL else 1
+    cells = marginal.cells_of(votes, annotators)
+    kept = KEPT if sweep >= FREE else 0.0
+    totals, changes = zip(*votes.each(_left_out, sent, cells, eta, mass, kept), strict=True)
+    return nodes, sum(totals), max(changes)
+
+
+def _left_out(
+    part: Ballots, sent: Messages, cells: np.ndarray, eta: Floats, mass: Floats, kept: float
+) -> tuple[float, float]:
+    ends, probability = sent.cavity
+    rest = (ends[cells], ends[cells + 1], probability, eta, mass, kept, sent.message)
+    threads = part.threads if len(sent.message) > SMALL else 1
     parts = over(len(cells), threads, lambda f, e: kernels.leave_one_out_pass(f, e, *rest))
-    return nodes, sum(total for total, _ in parts), max(change for _, change in parts)
+    return sum(total for total, _ in parts), max(change for _, change in parts)

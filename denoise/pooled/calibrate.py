@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from denoise.noise import Z95, log_odds, sigmoid
 from denoise.pooled import bethe
 from denoise.pooled import prior as population
-from denoise.pooled.ballots import Ballots, Floats, sample
+from denoise.pooled.ballots import Ballots, Floats, Votes
 from denoise.pooled.bethe import Beliefs, Network
 from denoise.pooled.maximum import maximum, untold
 from denoise.pooled.prior import Prior
@@ -90,7 +90,7 @@ class _Objective:
 
 
 def calibrate(
-    whole: Ballots,
+    whole: Votes,
     start: Parameters,
     prior: Prior,
     *,
@@ -109,7 +109,7 @@ def calibrate(
     `prior` is where the search begins, or what is kept without `fit_prior`. Above `SAMPLE` votes a
     sample of the pairs is used.
     """
-    votes = sample(whole, SAMPLE)
+    votes = whole.sample(SAMPLE)
     options = {"eta0": eta0, "fit_temperature": fit_temperature, "fit_prior": fit_prior}
     found = _calibrate(votes, start, prior, **options)
     for _ in range(SHIFTS if votes.n_levels > 1 else 0):

@@ -356,6 +356,13 @@ def _slopes(first, last, advantage, eta):
 
 
 @njit(nogil=True, cache=True)
+def slope_pass(first, last, ends, advantage, eta, slope, bend):
+    """Write `_slopes` of annotators `first` up to `last`, [K] each."""
+    for k in range(first, last):
+        slope[k], bend[k] = _slopes(ends[k], ends[k + 1], advantage, eta[k])
+
+
+@njit(nogil=True, cache=True)
 def _newton(first, last, advantage, a, b, edge, tolerance, most, x):
     """The root of ℓ'(η) + a/η − b/(1−η), and the passes it took, −1 where `most` did not do.
 

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from denoise.noise import log_odds, sigmoid
 from denoise.pooled import kernels, solve
 from denoise.pooled import prior as population
-from denoise.pooled.ballots import SMALL, Ballots, Floats, over
+from denoise.pooled.ballots import SMALL, Ballots, Floats, Votes, added, over
 from denoise.pooled.prior import Prior, Shrinkage
 from denoise.pooled.solve import Parameters
 
@@ -47,7 +47,7 @@ class Cavities(NamedTuple):
 def cavities(
     votes: Ballots, tau: float, lam: Floats, annotators: np.ndarray | None = None
 ) -> Cavities:
-    """P(each vote is right) by its pair's evidence and the other votes on it.
+    """P(each vote is right) by its pair's evidence and the other votes on it; to be held.
 
     Only for the votes of `annotators` (codes) where they are given.
     """
@@ -61,12 +61,12 @@ def cavities(
     return Cavities(ends, out)
 
 
-def cells_of(votes: Ballots, annotators: np.ndarray) -> np.ndarray:
+def cells_of(votes: Votes, annotators: np.ndarray) -> np.ndarray:
     """The cells of the annotators, each one's strengths together, [m · L]."""
     return (annotators[:, None] * votes.n_levels + np.arange(votes.n_levels)).ravel()
 
 
-def cell_nodes(votes: Ballots, at: Parameters, theta: Floats, annotators: np.ndarray) -> Floats:
+def cell_nodes(votes: Votes, at: Parameters, theta: Floats, annotators: np.ndarray) -> Floats:
     """η of the annotators' cells at `theta` [m, Q], [m · L, Q]."""
     shift = np.tile(at.delta, len(annotators))[:, None] if votes.n_levels > 1 else 0.0
     theta = np.repeat(theta, votes.n_levels, axis=0) + shift
@@ -74,16 +74,20 @@ def cell_nodes(votes: Ballots, at: Parameters, theta: Floats, annotators: np.nda
 
 
 def log_likelihoods(
-    votes: Ballots, cavity: Cavities, at: Parameters, theta: Floats, annotators: np.ndarray
+    votes: Votes, cavity: Cavities, at: Parameters, theta: Floats, annotators: np.ndarray
 ) -> Floats:
     """log of the annotators' likelihood at `theta` [m, Q], given their votes' cavities, [m, Q]."""
-    cells = cells_of(votes, annotators)
     nodes = cell_nodes(votes, at, theta, annotators)
+    out = added(votes.each(_at_nodes, cavity, cells_of(votes, annotators), nodes))
+    return out.reshape(len(annotators), votes.n_levels, -1).sum(axis=1)
+
+
+def _at_nodes(part: Ballots, cavity: Cavities, cells: np.ndarray, nodes: Floats) -> Floats:
     out = np.zeros(nodes.shape)
     rest = (cavity.ends[cells], cavity.ends[cells + 1], cavity.probability, nodes, out)
-    threads = votes.threads if len(cavity.probability) > SMALL else 1
+    threads = part.threads if len(cavity.probability) > SMALL else 1
     over(len(cells), threads, lambda f, e: kernels.node_pass(f, e, *rest))
-    return out.reshape(len(annotators), votes.n_levels, -1).sum(axis=1)
+    return out
 
 
 class Coupling(NamedTuple):
@@ -121,7 +125,7 @@ class Coupling(NamedTuple):
 
 
 def coupling(
-    votes: Ballots, tau: float, at: Parameters, prior: Prior | Shrinkage, dense: int = DENSE
+    votes: Votes, tau: float, at: Parameters, prior: Prior | Shrinkage, dense: int = DENSE
 ) -> Coupling:
     """Louis' formula: complete information less Σ_j q(1−q)v_j v_jᵀ, on the logit scale.
 
@@ -131,22 +135,34 @@ def coupling(
     lam = at.cells(votes)
     eta = sigmoid(lam)
     population_eta = sigmoid(at.theta)
-    q = solve.posterior(votes, tau, at)
+    q = votes.hold(solve.posterior, tau, at)
     complete = votes.by_annotator(votes.votes * eta * (1.0 - eta))
     shrinkage = prior.strength * population_eta * (1.0 - population_eta)
     n_annotators = votes.n_annotators
-    group = np.asarray(votes.annotator)
     if n_annotators <= dense:
-        missing = np.zeros((n_annotators, n_annotators))
-        kernels.coupling_pass(votes.start, votes.code, q, group, missing)
+        missing = added(votes.each(_missing, q))
         matrix = np.diag(complete + shrinkage) - missing
         matrix[np.diag_indices(n_annotators)] = own = _positive(np.diag(matrix), shrinkage)
         return Coupling(own, matrix, np.zeros(n_annotators), shrinkage)
-    own, second = np.zeros(n_annotators), np.zeros(n_annotators)
     precision = np.maximum(complete + shrinkage, 1e-9)
-    kernels.own_coupling_pass(votes.start, votes.code, q, group, precision, own, second)
+    own, second = added(votes.each(_own_missing, q, precision))
     diagonal = _positive(complete + shrinkage - own, shrinkage)
     return Coupling(diagonal, None, second / diagonal, shrinkage)
+
+
+def _missing(part: Ballots, q: Floats) -> Floats:
+    """The information that is missing, [K, K]."""
+    missing = np.zeros((part.n_annotators, part.n_annotators))
+    kernels.coupling_pass(part.start, part.code, q, np.asarray(part.annotator), missing)
+    return missing
+
+
+def _own_missing(part: Ballots, q: Floats, precision: Floats) -> tuple[Floats, Floats]:
+    """Its diagonal, and what the others add, [K] each."""
+    own, second = np.zeros(part.n_annotators), np.zeros(part.n_annotators)
+    group = np.asarray(part.annotator)
+    kernels.own_coupling_pass(part.start, part.code, q, group, precision, own, second)
+    return own, second
 
 
 def _positive(diagonal: Floats, shrinkage: Floats) -> Floats:
@@ -182,7 +198,7 @@ class Nodes(NamedTuple):
 
 
 def modes(
-    votes: Ballots, cavity: Cavities, at: Parameters, prior: Prior, annotators: np.ndarray
+    votes: Votes, cavity: Cavities, at: Parameters, prior: Prior, annotators: np.ndarray
 ) -> tuple[Floats, Floats]:
     """Where the annotators' posteriors of θ peak, [m], and the sd of a normal that fits there.
 
@@ -190,14 +206,10 @@ def modes(
     """
     theta = at.theta[annotators]
     cells = cells_of(votes, annotators)
-    begin, end = cavity.ends[cells], cavity.ends[cells + 1]
-    n = (end - begin).reshape(-1, votes.n_levels).sum(axis=1)
-    threads = votes.threads if len(cavity.probability) > SMALL else 1
+    n = votes.votes[cells].reshape(-1, votes.n_levels).sum(axis=1)
     for _ in range(NEWTON):
         eta = cell_nodes(votes, at, theta[:, None], annotators)[:, 0]
-        slope, bend = np.empty(len(cells)), np.empty(len(cells))
-        rest = (begin, end, cavity.probability, eta, slope, bend)
-        over(len(cells), threads, lambda f, e, rest=rest: kernels.bend_pass(f, e, *rest))
+        slope, bend = added(votes.each(_bends, cavity, cells, eta))
         own = sigmoid(theta)
         pull = prior.shrinkage(population.guesses(own, prior))
         slope = slope.reshape(-1, votes.n_levels).sum(axis=1) + pull.a - pull.strength * own
@@ -211,13 +223,23 @@ def modes(
     return theta, np.minimum(sd, 3.0)
 
 
+def _bends(
+    part: Ballots, cavity: Cavities, cells: np.ndarray, eta: Floats
+) -> tuple[Floats, Floats]:
+    slope, bend = np.empty(len(cells)), np.empty(len(cells))
+    rest = (cavity.ends[cells], cavity.ends[cells + 1], cavity.probability, eta, slope, bend)
+    threads = part.threads if len(cavity.probability) > SMALL else 1
+    over(len(cells), threads, lambda f, e: kernels.bend_pass(f, e, *rest))
+    return slope, bend
+
+
 @cache
 def _hermite(n: int) -> tuple[Floats, Floats]:
     return np.polynomial.hermite.hermgauss(n)
 
 
 def quadrature(
-    votes: Ballots,
+    votes: Votes,
     cavity: Cavities,
     at: Parameters,
     prior: Prior,
@@ -247,14 +269,19 @@ def quadrature(
     return Nodes(theta, weight + log_likelihoods(votes, cavity, at, theta, who), guesses)
 
 
-def guessers(votes: Ballots, tau: float, at: Parameters, prior: Prior) -> Floats:
+def guessers(votes: Votes, tau: float, at: Parameters, prior: Prior) -> Floats:
     """P(each annotator guesses), [K], its η integrated out and the others held at `at`."""
     if prior.guessers == 0:
         return np.zeros(votes.n_annotators)
     found = population.guesses(sigmoid(at.theta), prior)
     who = np.flatnonzero(votes.by_annotator(votes.votes) <= PLENTY)
-    if len(who):
-        cavity = cavities(votes, tau, at.cells(votes), who)
-        nodes = quadrature(votes, cavity, at, prior, who)
-        found[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
+    if not len(who):
+        return found
+
+    def nodes() -> Nodes:
+        cavity = votes.hold(cavities, tau, at.cells(votes), who)
+        return quadrature(votes, cavity, at, prior, who)
+
+    own = votes.again(nodes)
+    found[who] = (own.posterior * own.guesses).sum(axis=1)
     return found

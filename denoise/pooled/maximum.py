@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from denoise.noise import EDGE, log_odds, sigmoid
 from denoise.pooled import kernels, solve
-from denoise.pooled.ballots import SMALL, Ballots, Floats, over
+from denoise.pooled.ballots import SMALL, Ballots, Floats, Votes, added, over
 from denoise.pooled.marginal import cavities, guessers
 from denoise.pooled.prior import Prior, Shrinkage
 from denoise.pooled.solve import Fit, Parameters, Step
@@ -62,7 +62,7 @@ def reliabilities(
 
 
 def maximum(
-    votes: Ballots,
+    votes: Votes,
     tau: float,
     prior: Prior,
     start: Parameters,
@@ -95,14 +95,14 @@ def maximum(
     return fit._replace(trace=trace)
 
 
-def untold(votes: Ballots, tau: float) -> bool:
+def untold(votes: Votes, tau: float) -> bool:
     """Whether the votes say nothing of anybody: one a pair, and no margin or answer beside it."""
-    beside = (tau != 0 and votes.margin.any()) or votes.known.any()
+    beside = (tau != 0 and votes.has_margins) or votes.n_known
     return votes.single and votes.n_levels == 1 and not beside
 
 
 def _maximum(
-    votes: Ballots, tau: float, prior: Prior | Shrinkage, start: Parameters, **options: Any
+    votes: Votes, tau: float, prior: Prior | Shrinkage, start: Parameters, **options: Any
 ) -> Fit:
     if votes.single and votes.n_levels == 1:
         return independent(votes, tau, prior, start, tolerance=options["tolerance"])
@@ -110,7 +110,7 @@ def _maximum(
 
 
 def independent(
-    votes: Ballots,
+    votes: Votes,
     tau: float,
     prior: Prior | Shrinkage,
     start: Parameters,
@@ -121,12 +121,12 @@ def independent(
 
     The trace has the start and the end.
     """
-    cavity = cavities(votes, tau, start.theta)
-    advantage = (2.0 * cavity.probability - 1.0).astype(np.float32)
-    begin = sigmoid(start.theta)
-    eta, steps = reliabilities(
-        cavity.ends, advantage, prior, begin, tolerance=min(tolerance, 1e-9), threads=votes.threads
-    )
+    begin, tolerance = sigmoid(start.theta), min(tolerance, 1e-9)
+    if isinstance(votes, Ballots):
+        each = advantages(votes, tau, start.theta)
+        eta, steps = reliabilities(*each, prior, begin, tolerance=tolerance, threads=votes.threads)
+    else:
+        eta, steps = votes.again(lambda: _by_sums(votes, tau, prior, start, tolerance))
     found = Parameters(log_odds(eta), start.delta)
     before, after = (solve.objective(votes, tau, at, prior) for at in (start, found))
     change = float(np.abs(eta - begin).max(initial=0.0))
@@ -135,3 +135,44 @@ def independent(
         Step(int(steps.max(initial=1)), after, change, float(eta.mean())),
     )
     return Fit(found, after, bool((steps >= 0).all()), trace, prior)
+
+
+def advantages(
+    votes: Ballots, tau: float, theta: Floats
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`ends` and `advantage` as in `reliabilities`; to be held."""
+    cavity = cavities(votes, tau, theta)
+    return cavity.ends, (2.0 * cavity.probability - 1.0).astype(np.float32)
+
+
+def _by_sums(
+    votes: Votes, tau: float, prior: Prior | Shrinkage, start: Parameters, tolerance: float
+) -> tuple[Floats, NDArray[np.int64]]:
+    """What `reliabilities` gives, of votes in parts: a pass over all for each of Newton's steps."""
+    held = votes.hold(advantages, tau, start.theta)
+    eta = np.clip(sigmoid(start.theta), EDGE, 1.0 - EDGE)
+    low, high = np.full(len(eta), EDGE), np.full(len(eta), 1.0 - EDGE)
+    steps, todo = np.zeros(len(eta), np.int64), np.ones(len(eta), bool)
+    for step in range(1, MOST + 1):
+        slope, bend = added(votes.each(_slopes, held, eta))
+        slope += prior.a / eta - prior.b / (1.0 - eta)
+        bend += prior.a / eta**2 + prior.b / (1.0 - eta) ** 2
+        todo &= bend > 0
+        low, high = np.where(slope > 0, eta, low), np.where(slope > 0, high, eta)
+        after = eta + np.divide(slope, bend, out=np.zeros(len(eta)), where=bend > 0)
+        halved = (after <= low) | (after >= high)
+        after = np.where(halved, (low + high) / 2, after)
+        moved = np.where(todo, np.abs(after - eta), 0.0)
+        eta, steps = np.where(todo, after, eta), np.where(todo, step, steps)
+        todo &= (moved > tolerance) & (halved | (moved > 1e-2 * np.sqrt(tolerance)))
+        if not todo.any():
+            return eta, steps
+    return eta, np.where(todo, -1, steps)
+
+
+def _slopes(
+    part: Ballots, held: tuple[NDArray[np.int64], NDArray[np.float32]], eta: Floats
+) -> tuple[Floats, Floats]:
+    slope, bend = np.zeros(len(eta)), np.zeros(len(eta))
+    over(len(eta), part.threads, lambda f, e: kernels.slope_pass(f, e, *held, eta, slope, bend))
+    return slope, bend

@@ -8,7 +8,7 @@ import numpy as np
 
 from denoise.noise import EDGE, log_odds, sigmoid
 from denoise.pooled import kernels
-from denoise.pooled.ballots import Ballots, Floats, over_pairs
+from denoise.pooled.ballots import Ballots, Floats, Votes, added, over_pairs
 from denoise.pooled.prior import Prior, Shrinkage
 
 LIMIT = float(log_odds(np.float64(1.0)))
@@ -24,7 +24,7 @@ class Parameters(NamedTuple):
     theta: Floats
     delta: Floats
 
-    def cells(self, votes: Ballots) -> Floats:
+    def cells(self, votes: Votes) -> Floats:
         """λ of each cell, [C]."""
         if votes.n_levels == 1:
             return self.theta
@@ -55,30 +55,36 @@ class Fit(NamedTuple):
     shrinkage: Prior | Shrinkage
 
 
-def expectation(votes: Ballots, tau: float, lam: Floats) -> tuple[Floats, float]:
+def expectation(votes: Votes, tau: float, lam: Floats) -> tuple[Floats, float]:
     """Σw of each cell, [C], and the log-likelihood of the votes up to the evidence's own part.
 
     log L_j = log σ(±τΔ)Π… summed over both truths = Σ_i ½ log η(1−η) + log(2 cosh(s/2)) −
     log(2 cosh(τΔ/2)); the last term does not depend on λ and is `evidence_term`.
     """
+    right, total = added(votes.each(_expected, tau, lam))
+    half = -0.5 * np.abs(lam) - np.log1p(np.exp(-np.abs(lam)))  # ½ log η(1−η)
+    return right, float(votes.votes @ half) + total
 
+
+def _expected(part: Ballots, tau: float, lam: Floats) -> tuple[Floats, float]:
     def work(first: int, last: int) -> tuple[Floats, float]:
         right = np.zeros(len(lam))
-        return right, kernels.e_pass(first, last, *votes.arrays, tau, lam, right)
+        return right, kernels.e_pass(first, last, *part.arrays, tau, lam, right)
 
-    parts = over_pairs(votes, work)
-    right = sum((r for r, _ in parts[1:]), parts[0][0])
-    half = -0.5 * np.abs(lam) - np.log1p(np.exp(-np.abs(lam)))  # ½ log η(1−η)
-    return right, float(votes.votes @ half) + sum(total for _, total in parts)
+    return added(over_pairs(part, work))
 
 
-def evidence_term(votes: Ballots, tau: float) -> float:
+def evidence_term(votes: Votes, tau: float) -> float:
     """Σ_j log(2 cosh(τΔ/2))."""
-    return sum(over_pairs(votes, lambda f, e: kernels.evidence_pass(f, e, votes.margin, tau)))
+    return added(votes.each(_evidence, tau))
+
+
+def _evidence(part: Ballots, tau: float) -> float:
+    return added(over_pairs(part, lambda f, e: kernels.evidence_pass(f, e, part.margin, tau)))
 
 
 def pair_log_odds(votes: Ballots, tau: float, at: Parameters) -> Floats:
-    """s = τΔ + Σ vλ of each pair, [J]."""
+    """s = τΔ + Σ vλ of each pair, [J]; to be held."""
     s = np.empty(len(votes.margin))
     rest = (votes.start, votes.code, votes.margin, tau, at.cells(votes), s)
     over_pairs(votes, lambda f, e: kernels.log_odds_pass(f, e, *rest))
@@ -86,7 +92,7 @@ def pair_log_odds(votes: Ballots, tau: float, at: Parameters) -> Floats:
 
 
 def posterior(votes: Ballots, tau: float, at: Parameters) -> Floats:
-    """q = P(a is truly preferred) of each pair, [J]."""
+    """q = P(a is truly preferred) of each pair, [J]; to be held."""
     q = pair_log_odds(votes, tau, at)
     over_pairs(votes, lambda f, e: kernels.posterior_pass(f, e, q, votes.known, q))
     return q
@@ -100,16 +106,14 @@ def log_penalty(parameters: Parameters, prior: Prior | Shrinkage) -> float:
     return float((prior.a * log_eta + prior.b * log_not).sum()) - shift
 
 
-def objective(
-    votes: Ballots, tau: float, parameters: Parameters, prior: Prior | Shrinkage
-) -> float:
+def objective(votes: Votes, tau: float, parameters: Parameters, prior: Prior | Shrinkage) -> float:
     """log-likelihood of the votes (and known answers) plus `log_penalty`, in nats."""
     _, likelihood = expectation(votes, tau, parameters.cells(votes))
     return likelihood - evidence_term(votes, tau) + log_penalty(parameters, prior)
 
 
 def maximisation(
-    votes: Ballots, right: Floats, parameters: Parameters, prior: Prior | Shrinkage
+    votes: Votes, right: Floats, parameters: Parameters, prior: Prior | Shrinkage
 ) -> Parameters:
     """The parameters that maximise the expected objective, given Σw of each cell.
 
@@ -130,9 +134,7 @@ def maximisation(
     return Parameters(theta, delta)
 
 
-def step_of_theta(
-    votes: Ballots, right: Floats, at: Parameters, prior: Prior | Shrinkage
-) -> Floats:
+def step_of_theta(votes: Votes, right: Floats, at: Parameters, prior: Prior | Shrinkage) -> Floats:
     """θ after an M-step with the strengths' shifts held, [K]: one of Newton's steps with them."""
     if votes.n_levels == 1:
         return maximisation(votes, right, at, prior).theta
@@ -140,7 +142,7 @@ def step_of_theta(
 
 
 def _newton_theta(
-    votes: Ballots, right: Floats, theta: Floats, delta: Floats, prior: Prior | Shrinkage
+    votes: Votes, right: Floats, theta: Floats, delta: Floats, prior: Prior | Shrinkage
 ) -> Floats:
     eta = sigmoid(np.clip(theta[votes.annotator] + delta[votes.level], -LIMIT, LIMIT))
     own = sigmoid(theta)
@@ -150,7 +152,7 @@ def _newton_theta(
     return np.clip(theta + np.clip(slope / np.maximum(bend, EDGE), -1, 1), -LIMIT, LIMIT)
 
 
-def _newton_delta(votes: Ballots, right: Floats, theta: Floats, delta: Floats) -> Floats:
+def _newton_delta(votes: Votes, right: Floats, theta: Floats, delta: Floats) -> Floats:
     lam = np.clip(theta[votes.annotator] + delta[votes.level], -LIMIT, LIMIT)
     eta = sigmoid(lam)
     n = np.bincount(votes.level, votes.votes, votes.n_levels)
@@ -165,7 +167,7 @@ def _newton_delta(votes: Ballots, right: Floats, theta: Floats, delta: Floats) -
 
 
 def fit(
-    votes: Ballots,
+    votes: Votes,
     tau: float,
     prior: Prior | Shrinkage,
     start: Parameters,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from denoise.noise import Z95, sigmoid
 from denoise.pooled import bethe, kernels, marginal, solve, temperatures
 from denoise.pooled import prior as population
-from denoise.pooled.ballots import Ballots, Floats, over_pairs, sample
+from denoise.pooled.ballots import Ballots, Floats, Votes, added, over_pairs
 from denoise.pooled.bethe import Integrated
 from denoise.pooled.calibrate import SAMPLE, Calibration
 from denoise.pooled.marginal import Coupling
@@ -52,7 +52,7 @@ class Uncertainty(NamedTuple):
     temperature: tuple[float, float]
 
 
-def uncertainty(votes: Ballots, found: Integrated, calibration: Calibration) -> Uncertainty:
+def uncertainty(votes: Votes, found: Integrated, calibration: Calibration) -> Uncertainty:
     """Bounds that hold the temperature and the prior as uncertain as they are.
 
     Each η's own posterior gives the shape, widened by what the other annotators (Louis' formula)
@@ -82,11 +82,11 @@ def uncertainty(votes: Ballots, found: Integrated, calibration: Calibration) -> 
     wrong_low, wrong_high = wrong - Z95 * sd, wrong + Z95 * sd
     temperature = calibration.interval
     if votes.n_annotators < population.LEAST and calibration.gain is not None and tau > 0:
-        part = sample(votes, SAMPLE)
+        part = votes.sample(SAMPLE)
         averaged = temperatures.average(part, at, calibration)
         low, high = np.minimum(low, averaged.low), np.maximum(high, averaged.high)
         known_to = np.maximum(known_to, averaged.variance)
-        scale = len(votes.code) / len(part.code)
+        scale = votes.n_votes / part.n_votes
         wrong = averaged.wrong * scale
         wrong_low, wrong_high = averaged.wrong_low * scale, averaged.wrong_high * scale
         temperature = averaged.temperature
@@ -101,26 +101,26 @@ def uncertainty(votes: Ballots, found: Integrated, calibration: Calibration) -> 
     )
 
 
-def expected_wrong(whole: Ballots, found: Integrated, calibration: Calibration) -> float:
+def expected_wrong(whole: Votes, found: Integrated, calibration: Calibration) -> float:
     """Expected number of votes against the truth, every η integrated out.
 
     By `bethe.propagate`. Above `SAMPLE` votes on a sample of the pairs, and what it changes there
     against η held at the fit is taken for the whole.
     """
     tau, at = calibration.temperature, found.fit.parameters
-    votes = sample(whole, SAMPLE)
+    votes = whole.sample(SAMPLE)
     beliefs = bethe.propagate(bethe.network(votes), tau, calibration.prior, at)
     integrated = _wrong(votes, beliefs.log_odds)
-    if votes is whole:
+    if votes.n_votes == whole.n_votes:
         return integrated
     held = _wrong(votes, solve.pair_log_odds(votes, tau, at))
-    return _wrong(whole, found.log_odds) * integrated / max(held, 1e-300)
+    return added(whole.each(_wrong, found.log_odds)) * integrated / max(held, 1e-300)
 
 
-def _wrong(votes: Ballots, log_odds: Floats) -> float:
+def _wrong(part: Ballots, log_odds: Floats) -> float:
     """Σ(1−w) over the votes, given s of each pair."""
-    arrays = (votes.start, votes.code, votes.known, log_odds)
-    return sum(over_pairs(votes, lambda f, e: kernels.wrong_pass(f, e, *arrays)))
+    arrays = (part.start, part.code, part.known, log_odds)
+    return sum(over_pairs(part, lambda f, e: kernels.wrong_pass(f, e, *arrays)))
 
 
 def _identified(variance: Floats, spread: Coupling, eta: Floats) -> NDArray[np.bool_]:
@@ -141,17 +141,18 @@ def _pull(eta: Floats, guesses: Floats, prior: Prior) -> Floats:
     return np.column_stack([*pull, guesses * (1 - guesses) * of_share, guesses * of_guessing])
 
 
-def _sums(votes: Ballots, tau: float, at: Parameters) -> tuple[Floats, Floats, Floats]:
-    lam = at.cells(votes)
+def _sums(votes: Votes, tau: float, at: Parameters) -> tuple[Floats, Floats, Floats]:
+    of_tau, of_wrong, totals = added(votes.each(_spread, tau, at.cells(votes)))
+    return votes.by_annotator(of_tau), votes.by_annotator(of_wrong), totals
 
+
+def _spread(part: Ballots, tau: float, lam: Floats) -> tuple[Floats, Floats, Floats]:
     def work(first: int, last: int) -> tuple[Floats, Floats, Floats]:
         of_tau, of_wrong = np.zeros(len(lam)), np.zeros(len(lam))
-        totals = kernels.spread_pass(first, last, *votes.arrays, tau, lam, of_tau, of_wrong)
+        totals = kernels.spread_pass(first, last, *part.arrays, tau, lam, of_tau, of_wrong)
         return of_tau, of_wrong, np.array(totals)
 
-    parts = over_pairs(votes, work)
-    of_tau, of_wrong, totals = (sum(column[1:], column[0]) for column in zip(*parts, strict=True))
-    return votes.by_annotator(of_tau), votes.by_annotator(of_wrong), totals
+    return added(over_pairs(part, work))
 
 
 class _Own(NamedTuple):
@@ -167,7 +168,7 @@ class _Own(NamedTuple):
 
 
 def _own(
-    votes: Ballots,
+    votes: Votes,
     tau: float,
     at: Parameters,
     prior: Prior,
@@ -184,7 +185,7 @@ def _own(
     if not len(skewed):
         return found
     inner = prior.integrable
-    cavity = marginal.cavities(votes, tau, at.cells(votes), skewed)
+    cavity = votes.hold(marginal.cavities, tau, at.cells(votes), skewed)
     # Close together at θ and far apart in the tails, whatever the width of the posterior.
     u = np.linspace(-1.0, 1.0, POINTS)
     for chunk in np.array_split(skewed, len(skewed) // CHUNK + 1):

@@ -12,8 +12,8 @@ import polars as pl
 from denoise.noise import log_odds, sigmoid
 from denoise.pooled import calibrate, components, index, solve
 from denoise.pooled import prior as population
-from denoise.pooled.ballots import Ballots, ballots
-from denoise.pooled.bethe import integrate
+from denoise.pooled.ballots import Votes, ballots
+from denoise.pooled.bethe import Integrated, integrate
 from denoise.pooled.calibrate import Calibration
 from denoise.pooled.maximum import maximum
 from denoise.pooled.prior import Prior
@@ -78,7 +78,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    votes: Ballots,
+    votes: Votes,
     settings: EMSettings,
     *,
     start: np.ndarray | None = None,
@@ -94,12 +94,17 @@ def estimate(
     """
     calibration, fit, turned = _fit(votes, settings, start)
     tau = calibration.temperature
-    found = integrate(votes, tau, calibration.prior, fit, settings.tolerance)
-    bounds = uncertainty(votes, found, calibration)
+
+    def integrated() -> tuple[Integrated, Uncertainty, Sequence[np.ndarray]]:
+        found = integrate(votes, tau, calibration.prior, fit, settings.tolerance)
+        log_odds = votes.each(lambda _, held: held, found.log_odds)
+        return found, uncertainty(votes, found, calibration), log_odds
+
+    found, bounds, log_odds = votes.again(integrated)
     eta = sigmoid(found.fit.parameters.theta)
     n = votes.by_annotator(votes.votes)
     sure = n * np.minimum(eta, 1 - eta) < 0.5
-    has_evidence = bool(votes.margin.any())
+    has_evidence = votes.has_margins
     nothing = np.empty(0)
     inference = Inference(
         reliability=np.where(bounds.identified, eta, np.nan),
@@ -116,7 +121,8 @@ def estimate(
         summary=_summary(votes, calibration, fit, bounds, levels, has_evidence),
         notes=_notes(calibration, fit, bounds, settings, eta, uneven, turned, has_evidence),
     )
-    return Estimate(inference, found.log_odds, tau)
+    whole = log_odds[0] if len(log_odds) == 1 else np.concatenate(log_odds)
+    return Estimate(inference, whole, tau)
 
 
 def _with_groups(table: pl.DataFrame, pool: bool, whole: bool) -> tuple[pl.DataFrame, int]:
@@ -174,7 +180,7 @@ def _levels(table: pl.DataFrame) -> tuple[list[str], np.ndarray]:
 
 
 def _fit(
-    votes: Ballots, settings: EMSettings, start: np.ndarray | None
+    votes: Votes, settings: EMSettings, start: np.ndarray | None
 ) -> tuple[Calibration, solve.Fit, int]:
     eta = np.full(votes.n_annotators, settings.eta0)
     if start is not None:
@@ -205,14 +211,14 @@ def _fit(
     return calibration, fit(at) if turned else found, turned
 
 
-def _prior(votes: Ballots, settings: EMSettings) -> tuple[Prior, bool]:
+def _prior(votes: Votes, settings: EMSettings) -> tuple[Prior, bool]:
     """The prior to begin with, and whether it is to be learned."""
     if settings.prior == "off":
         return Prior(settings.eta0, 0.0), False
     if isinstance(settings.prior, tuple):
         return Prior.beta(*settings.prior), False
     voted = int((votes.by_annotator(votes.votes) > 0).sum())
-    told = bool(votes.margin.any() or len(votes.known) or not votes.single)
+    told = bool(votes.has_margins or votes.n_known or not votes.single)
     fixed = Prior(settings.eta0, population.FIXED_STRENGTH)
     return fixed, voted >= population.LEAST and told
 
@@ -258,7 +264,7 @@ def _trace(
 
 
 def _summary(
-    votes: Ballots,
+    votes: Votes,
     calibration: Calibration,
     fit: solve.Fit,
     bounds: Uncertainty,
@@ -279,7 +285,7 @@ def _summary(
         "prior_b": calibration.prior.b,
         "prior_guessers": calibration.prior.guessers,
         "strength_shifts": shifts,
-        "n_known": int(np.count_nonzero(votes.known)),
+        "n_known": votes.n_known,
         "expected_wrong": bounds.expected_wrong,
         "expected_wrong_low": bounds.wrong_low,
         "expected_wrong_high": bounds.wrong_high,

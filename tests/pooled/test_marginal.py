@@ -10,7 +10,7 @@ from small_votes import enumerate_truths, parameters, small_votes, thetas
 from denoise import noise
 from denoise.pooled import bethe, calibrate, components, marginal, uncertainty
 from denoise.pooled import prior as population
-from denoise.pooled.ballots import ballots, sample
+from denoise.pooled.ballots import ballots
 from denoise.pooled.maximum import maximum
 from denoise.pooled.prior import Prior
 from denoise.pooled.solve import Parameters
@@ -166,7 +166,7 @@ def test_components_are_turned_to_what_the_prior_likes():
 def test_a_sample_keeps_whole_pairs():
     s = simulate(1000, 10, 4, seed=0)
     votes = ballots(s.pair, s.annotator, s.sign, s.margin, 10)
-    part = sample(votes, 400)
+    part = votes.sample(400)
     assert len(part.margin) == 100 and len(part.code) == 400
     assert part.votes.sum() == 400
     kept = np.linspace(0, 999, 100).astype(int)
