@@ -19,7 +19,7 @@ LAYERS = [
     {"losses", "noise", "tables", "tokenise", "plot"},
     {"pooled", "crowd"},
     {"quality"},
-    {"dataset", "scores", "parts", "processes", "progress", "simulate"},
+    {"dataset", "scores", "parts", "processes", "progress", "simulate", "cluster"},
     {"importers"},
     {"scorers", "trainers"},
     {"stages"},
@@ -37,6 +37,7 @@ HEAVY = {
     "accelerate",
     "httpx2",
     "anyio",
+    "ray",
 }
 MAY_BE_HEAVY = {
     *(f"scorers/{name}.py" for name in ("transformers", "reward", "server", "endpoint")),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from denoise.cluster import Workers
     from denoise.dataset import Dataset
 
 app = typer.Typer(
@@ -38,10 +39,45 @@ Map = Annotated[
 Aspect = Annotated[str, typer.Option(help="The question, where annotators answered several.")]
 Split = Annotated[str | None, typer.Option(help="The split of a dataset from the hub or on disk.")]
 Texts = Annotated[Path | None, typer.Option(help="The table of texts that long votes refer to.")]
+Engine = Annotated[
+    str, typer.Option(help="local, or ray: on a Ray cluster ('denoise-prefs[ray]').")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="The cluster; one on this machine where not given."),
+]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", help="ray: models that score side by side.")
+]
+WorkerCpus = Annotated[int | None, typer.Option("--worker-cpus", help="ray: cores of each.")]
+WorkerGpus = Annotated[int | None, typer.Option("--worker-gpus", help="ray: GPUs of each.")]
 Format = Annotated[
     str | None,
     typer.Option("--format", help="The form of the source (mturk, wide, …), if not obvious."),
 ]
+
+
+def cluster(
+    engine: str, address: str | None, count: int | None, cpus: int | None, gpus: int | None
+) -> Workers | None:
+    """The workers that the options ask for; None without Ray.
+
+    Raises:
+        InputError: an option is unknown, out of range, or means nothing without Ray.
+    """
+    from denoise.cluster import Workers, check_engine
+    from denoise.errors import Fault, raise_any
+
+    check_engine(engine, address)
+    if engine == "ray":
+        return Workers(address, count, cpus, gpus)
+    given = {"--workers": count, "--worker-cpus": cpus, "--worker-gpus": gpus}
+    raise_any(
+        Fault(f"{name} means nothing without --engine ray")
+        for name, value in given.items()
+        if value is not None
+    )
+    return None
 
 
 def load(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -77,6 +77,8 @@ def em(
         bool | None,
         typer.Option(help="Read and write by row group; unasked from 20 million votes on."),
     ] = None,
+    engine: shared.Engine = "local",
+    ray_address: shared.RayAddress = None,
     show: Annotated[int, typer.Option(help="How many annotators and labels to print.")] = 10,
     out: Annotated[Path, typer.Option(help="The directory to write.")] = Path("em"),
     map_: shared.Map = (),
@@ -87,7 +89,8 @@ def em(
     """Infer each label's confidence and each annotator's reliability."""
     from denoise import tables
     from denoise.cli.console import next_step, say
-    from denoise.errors import naming_files
+    from denoise.cluster import check_engine
+    from denoise.errors import naming_files, refuse
     from denoise.importers.files import read_file
     from denoise.stages import em as stage
 
@@ -114,12 +117,21 @@ def em(
         "threads": threads,
     }
     settings = stage.EMSettings(**options)  # before anything is read
-    may_stream = stream or (stream is None and mode == "auto")  # numba is not for paper mode
-    if may_stream and not shared.import_words(map_, aspect, split, texts):
+    check_engine(engine, ray_address)
+    # numba is not for paper mode
+    may_stream = stream or engine == "ray" or (stream is None and mode == "auto")
+    words = shared.import_words(map_, aspect, split, texts)
+    if words and engine == "ray":
+        refuse(
+            f"{words[0]} is for `denoise import`, and --engine ray reads what that wrote",
+            fix="run `denoise import` first, and give its --out",
+        )
+    if may_stream and not words:
         from denoise.stages import stream as by_row_group
 
-        if stream or by_row_group.suits(source, settings, init):
-            _stream(source, out, scores, truth, init, show, options)
+        if stream or engine == "ray" or by_row_group.suits(source, settings, init):
+            where = ray_address if engine == "ray" else False
+            _stream(source, out, scores, truth, init, show, where, options)
             return
     data = shared.load(source, map_, aspect, split, texts)
     if not data.is_preference:
@@ -145,7 +157,6 @@ def em(
     print_doubtful(data, result, show)
     print_wrong(result)
     say(f"wrote {out}: confidences, annotators, trace, summary.json")
-    words = shared.import_words(map_, aspect, split, texts)
     pooled = mode == "auto" and pool
     rows = [] if pooled or not result.summary["n_pairs_several"] else ["--rows", "votes"]
     next_step(
@@ -189,9 +200,10 @@ def _stream(
     truth: Path | None,
     init: Path | None,
     show: int,
+    cluster: str | Literal[False] | None,
     options: dict[str, Any],
 ) -> None:
-    """The command over tables that are read and written by row group."""
+    """The command over tables that are read and written by row group, here or on a `cluster`."""
     import sys
 
     from denoise.cli.console import next_step, say
@@ -200,11 +212,18 @@ def _stream(
     from denoise.stages.stream import em_stream
 
     if init is not None:
-        refuse("an earlier run cannot be joined by row group", file=init, fix="leave out --stream")
+        fix = "leave out --stream, or --engine ray"
+        refuse("an earlier run cannot be joined by row group", file=init, fix=fix)
     on_step = (lambda name: print(f"{name} …", file=sys.stderr)) if sys.stderr.isatty() else None
     with naming_files(votes=source, pairs=source, truth=truth or "truth"):
         known = read_file(truth).frame if truth else None
-        result = em_stream(source, out, scores, truth=known, on_step=on_step, **options)
+        given = {"truth": known, "on_step": on_step, **options}
+        if cluster is False:
+            result = em_stream(source, out, scores, **given)
+        else:
+            from denoise.stages.stream.cluster import em_cluster
+
+            result = em_cluster(source, out, scores, address=cluster, **given)
     for note in result.notes:
         say(note)
     print_annotators(result, show)

@@ -89,6 +89,11 @@ def run(
         list[str], typer.Option(metavar="KEY=VALUE", help="vllm: any other engine argument.")
     ] = [],  # noqa: B006
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 … (scoring)")] = "auto",
+    engine: shared.Engine = "local",
+    ray_address: shared.RayAddress = None,
+    workers: shared.WorkerCount = None,
+    worker_cpus: shared.WorkerCpus = None,
+    worker_gpus: shared.WorkerGpus = None,
     keep_policies: Annotated[
         bool, typer.Option("--keep-policies", help="Keep the policy of every fold.")
     ] = False,
@@ -153,6 +158,7 @@ def run(
         "eta0": eta0,
         "backend": backend,
         "device": device,
+        "cluster": shared.cluster(engine, ray_address, workers, worker_cpus, worker_gpus),
         "trust_remote_code": trust_remote_code,
     }
     files = {"pairs": source, "votes": source, "holdout": holdout or "holdout"}

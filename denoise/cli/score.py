@@ -95,6 +95,11 @@ def score(
     concurrency: Annotated[
         int | None, typer.Option(help="Pairs that the server is sent at once (32).")
     ] = None,
+    engine: shared.Engine = "local",
+    ray_address: shared.RayAddress = None,
+    workers: shared.WorkerCount = None,
+    worker_cpus: shared.WorkerCpus = None,
+    worker_gpus: shared.WorkerGpus = None,
     map_: shared.Map = (),
     aspect: shared.Aspect = "overall",
     split: shared.Split = None,
@@ -126,6 +131,7 @@ def score(
         reference_base_url=reference_base_url,
         api_key_env=api_key_env,
         concurrency=concurrency,
+        cluster=shared.cluster(engine, ray_address, workers, worker_cpus, worker_gpus),
     )
     path = score_file(out, settings.shard)
     check_scores_out(path)

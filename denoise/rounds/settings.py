@@ -23,6 +23,7 @@ _OF_SCORE = frozenset(
         "data_parallel",
         "gpu_memory_utilization",
         "engine_args",
+        "cluster",
     )
 )
 _OF_EM = frozenset(("eta0", "prior", "pool", "calibrate"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from denoise.cluster import got, session
 from denoise.errors import refuse
 from denoise.scorers import Scorer
 from denoise.scorers.models import ModelSource
@@ -24,6 +25,8 @@ def settle(settings: ScoreSettings) -> ScoreSettings:
     """
     if settings.engine == "server":
         return settings
+    if settings.cluster is not None:
+        return _settled_there(settings)
     from denoise.scorers.transformers import pick_device, pick_dtype
 
     has_vllm = find_spec("vllm") is not None
@@ -40,6 +43,17 @@ def settle(settings: ScoreSettings) -> ScoreSettings:
     return replace(settings, backend=backend, dtype=pick_dtype(settings.dtype, device))
 
 
+def _settled_there(settings: ScoreSettings) -> ScoreSettings:
+    """What `settle` comes to where a worker is."""
+    cluster = settings.cluster
+    assert cluster is not None
+    with session(cluster.address) as ray:
+        _, resources = cluster.settled(ray, settings.gpus)
+        there = ray.remote(settle).options(**resources)
+        found = got(ray, there.remote(replace(settings, cluster=None)))
+    return replace(found, cluster=cluster)
+
+
 def open_scorer(
     source: ModelSource,
     settings: ScoreSettings,
@@ -52,6 +66,10 @@ def open_scorer(
     `role` is `policy` or `ref`; a server's outages are told to `announce`; what an engine prints is
     kept in `logs`.
     """
+    if settings.cluster is not None:
+        from denoise.scorers.cluster import ClusterScorer
+
+        return ClusterScorer(source, settings, role)
     if settings.engine == "server":
         from denoise.scorers.server import ServerScorer
 

@@ -51,6 +51,12 @@ def token_budget(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     return batches
 
 
+def lots(pairs: Sequence[TokenPair], budget: int, is_reward: bool) -> list[np.ndarray]:
+    """The batches of a job: a row a pair, or of a reward model two, as long as the longer one."""
+    lengths = (2 * pair.longest if is_reward else pair.length for pair in pairs)
+    return token_budget(np.fromiter(lengths, np.int64, len(pairs)), budget)
+
+
 def with_some_of(batches: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
     """Those batches that hold some of the rows.
 

@@ -21,6 +21,8 @@ class RewardScorer(DeviceScorer):
     `pad_token_id` of their configuration, or the very last where that has none.
     """
 
+    is_reward = True
+
     def __init__(
         self,
         source: ModelSource,
@@ -37,11 +39,6 @@ class RewardScorer(DeviceScorer):
         self.vocabulary = self.model.get_input_embeddings().weight.shape[0]
         own = self.config.pad_token_id
         self.padding = own if own is not None and 0 <= own < self.vocabulary else None
-
-    def batches(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
-        """Row numbers of `pairs` in batches within the token budget, longest first."""
-        longest = np.array([pair.longest for pair in pairs], dtype=np.int64)
-        return batching.token_budget(2 * longest, self.batch_tokens)
 
     def prepare(self, pairs: Sequence[TokenPair]) -> tuple[str, ...]:
         """Check the ids, and say where rewards are not read at a row's end.

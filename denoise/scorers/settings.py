@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from denoise.cluster import Workers
 from denoise.errors import Fault, raise_any
 from denoise.tables import without_credentials
 from denoise.tokenise import RULES
@@ -35,6 +36,8 @@ class ScoreSettings:
     `shard` (i, n) scores part i of n, `limit` the first pairs only. A server's `base_url` may
     end in /v1 or not; `api_key_env` names the environment variable that holds its key.
 
+    With `cluster` the workers of a Ray cluster score, each with the backend.
+
     Of vLLM: a model is spread over `tensor_parallel` × `pipeline_parallel` GPUs, with
     `data_parallel` copies; `engine_args` are vLLM's own.
 
@@ -61,6 +64,7 @@ class ScoreSettings:
     reference_base_url: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
     concurrency: int | None = None
+    cluster: Workers | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -139,6 +143,11 @@ class ScoreSettings:
     def engine(self) -> str | None:
         """What computes: transformers, vllm or server; None where the machine decides."""
         return next((name for name in _OPTIONS_OF if self.backend.endswith(name)), None)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the copies of a model are spread over."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
     def _of_a_server(self) -> list[Fault]:
         wrong = []

@@ -29,19 +29,16 @@ whose own rounding is of that order, while a wrong mask costs whole nats."""
 class DeviceScorer:
     """What scorers with a model of transformers on one device share.
 
-    A subclass says how long its rows are (`batches`) and scores a batch that fits (`forward`).
+    A subclass scores a batch that fits (`forward`).
     """
 
     model: Any
+    is_reward = False
 
     def __init__(self, device: str, batch_tokens: int | None) -> None:
         self.device = pick_device(device)
         self.kind = self.device.split(":")[0]
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.kind, BATCH_TOKENS["cuda"])
-
-    def batches(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
-        """Row numbers of `pairs` in batches within the token budget, longest first."""
-        raise NotImplementedError
 
     def forward(self, pairs: Sequence[TokenPair]) -> np.ndarray:
         """Values of a and b, shape [pairs, 2], float64, of a batch that fits into memory."""
@@ -53,7 +50,8 @@ class DeviceScorer:
         Raises:
             RunError: a single pair does not fit into the device's memory.
         """
-        for batch in batching.with_some_of(self.batches(pairs), rows):
+        batches = batching.lots(pairs, self.batch_tokens, self.is_reward)
+        for batch in batching.with_some_of(batches, rows):
             yield Scored(batch, self.score_batch([pairs[row] for row in batch]))
 
     def score_batch(self, pairs: Sequence[TokenPair]) -> np.ndarray:
@@ -106,11 +104,6 @@ class TransformersScorer(DeviceScorer):
         vocabulary = self.head.weight.shape[0]
         self.vocabulary = vocabulary
         self.chunk = max(1, LOGITS_BYTES.get(self.kind, LOGITS_BYTES["cuda"]) // (4 * vocabulary))
-
-    def batches(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
-        """Row numbers of `pairs` in batches within the token budget, longest first."""
-        lengths = np.array([pair.length for pair in pairs], dtype=np.int64)
-        return batching.token_budget(lengths, self.batch_tokens)
 
     def prepare(self, pairs: Sequence[TokenPair]) -> tuple[str, ...]:
         """Choose the fastest layout that agrees with the model's own forward pass on two pairs.

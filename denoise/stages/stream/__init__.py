@@ -26,14 +26,13 @@ from denoise import dataset, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
 from denoise.pooled import index
-from denoise.pooled.ballots import Ballots
 from denoise.pooled.index import Grouped
 from denoise.progress import row_progress
 from denoise.stages import em, pooled
 from denoise.stages.em import EMResult
 from denoise.stages.evidence import Evidence
 from denoise.stages.settings import EMSettings
-from denoise.stages.stream.confidences import Columns, write_confidences
+from denoise.stages.stream.confidences import Columns, of_rows, write_confidences
 from denoise.stages.stream.evidence import known_sides, margins, origin
 from denoise.stages.stream.rows import (
     PairIds,
@@ -44,7 +43,7 @@ from denoise.stages.stream.rows import (
     read_votes,
     rows_of,
 )
-from denoise.tables import Provenance
+from denoise.stages.stream.tally import Tally, concluded, of_every_pair, voted_pairs
 
 LARGE = 20_000_000
 """Votes from which the command takes this path by itself."""
@@ -149,18 +148,9 @@ def em_stream(
         refuse("there is nothing to learn from: all are ties", file="votes")
     step("fit")
     estimate, log_odds = _estimate(grouped, margin, known.sides, settings)
-    inference = estimate.inference
-    provenance = Provenance("em", inputs, {**found.settings, **settings.of_the_fit()})
-    with np.errstate(invalid="ignore"):
-        agreement = grouped.agree / grouped.told
-    annotators = em.table_of_annotators(names, grouped.rows, inference, agreement)
-    counts = grouped.counts | {
-        "n_votes": int(grouped.rows.sum()),
-        "n_earlier": 0,
-        "n_counted": len(grouped.code),
-    }
-    no_rows = pl.DataFrame(schema={c.name: pl.Float64 for c in schema.CONFIDENCES.columns})
-    result = em.conclude(no_rows, annotators, inference, counts, found, provenance, settings)
+    tally = Tally(grouped.rows, grouped.told, grouped.agree, grouped.counts)
+    n_counted = len(grouped.code)
+    result = concluded(names, tally, n_counted, estimate.inference, inputs, found, settings)
     margin[grouped.state & index.UNSCORED > 0] = np.nan
     contradicted = grouped.contradicted
     del grouped
@@ -168,12 +158,17 @@ def em_stream(
     del log_odds, margin
     step("write")
     with (
-        tables.staged_directory(out, provenance) as staging,
+        tables.staged_directory(out, result.provenance) as staging,
         row_progress("confidences", n, on_step is not None) as done,
     ):
         columns = Columns(rank, by_pair, known.sides, contradicted, estimate.temperature)
-        confidences = staging / em.CONFIDENCES_FILE
-        write_confidences(confidences, votes_file, rows, seen, columns, provenance, threads, done)
+        rows.rewind()
+
+        def values_of(_: int, count: int) -> tuple[NDArray[np.generic], ...]:
+            return of_rows(rows.read(count), columns, threads)
+
+        path = staging / em.CONFIDENCES_FILE
+        write_confidences(path, votes_file, values_of, seen, result.provenance, done)
         em.write_but_rows(result, staging)
     return result
 
@@ -236,27 +231,6 @@ def _estimate(
 
     Margins that no vote takes part in are set to 0, in place.
     """
-    start, code = grouped.start, grouped.code
-    # A pair with ties only has no margin along any vote.
-    margin[np.isnan(margin) | (start[1:] == start[:-1])] = 0.0
-    voted = grouped.state & index.EMPTY == 0
-    every = bool(voted.all())
-    n_annotators = len(grouped.rows)
-    votes = Ballots(
-        start if every else np.append(start[:-1][voted], start[-1]),
-        code,
-        margin if every else margin[voted],
-        known if every or not len(known) else known[voted],
-        np.arange(n_annotators),
-        np.zeros(n_annotators, np.int64),
-        grouped.used.astype(np.float64),
-        n_annotators,
-        1,
-        settings.n_threads,
-    )
+    votes, voted = voted_pairs(grouped, margin, known, settings.n_threads)
     found = pooled.estimate(votes, settings)
-    if every:
-        return found, found.log_odds
-    log_odds = np.zeros(len(voted))
-    log_odds[voted] = found.log_odds
-    return found, log_odds
+    return found, of_every_pair(found.log_odds, voted)

@@ -18,12 +18,12 @@ from denoise.noise import Floats
 from denoise.pooled import index
 from denoise.pooled.ballots import over
 from denoise.pooled.index import Rows
-from denoise.stages.stream.rows import VOTES, RowStore, batches
+from denoise.stages.stream.rows import VOTES, batches
 from denoise.tables import Provenance
 
 
 class Columns(NamedTuple):
-    """What `write_confidences` needs by pair, [J], and by annotator, [K]; see `index.row_pass`."""
+    """What `of_rows` needs by pair, [J], and by annotator, [K]; see `index.row_pass`."""
 
     rank: NDArray[np.int32]
     truth: Floats
@@ -35,16 +35,15 @@ class Columns(NamedTuple):
 def write_confidences(
     path: Path,
     votes: Path,
-    rows: RowStore,
+    values_of: Callable[[int, int], tuple[NDArray[np.generic], ...]],
     names: pl.Series,
-    columns: Columns,
     provenance: Provenance,
-    threads: int,
     done: Callable[[int], None],
 ) -> None:
     """Write the table `confidences` in the order of the votes, one batch a row group.
 
-    `done` is told the rows of each.
+    `values_of` gives `of_rows` of so many rows from a first one on, in their order; `done` is told
+    the rows of each batch.
     """
     there = tables.columns_of(votes)
     named = [name for name in ("vote_id", "pair_id") if name in there.names]
@@ -72,9 +71,8 @@ def write_confidences(
         )
         with writer, ThreadPoolExecutor(1) as pool:
             pending = None
-            rows.rewind()
             for first, batch in batches(votes, named):
-                who, vote, *values = _columns(rows.read(len(batch)), columns, threads)
+                who, vote, *values = values_of(first, len(batch))
                 ids = np.arange(first, first + len(batch))
                 table: Mapping[str, pa.Array] = {
                     "vote_id": batch.column("vote_id") if "vote_id" in named else pa.array(ids),
@@ -96,7 +94,7 @@ def write_confidences(
             writer.add_key_value_metadata({tables.METADATA_KEY: provenance.to_json()})
 
 
-def _columns(rows: Rows, given: Columns, threads: int) -> tuple[NDArray[np.generic], ...]:
+def of_rows(rows: Rows, given: Columns, threads: int) -> tuple[NDArray[np.generic], ...]:
     """Annotator, vote, margin, prob, confidence and pair_posterior of a batch, [n] each."""
     n = len(rows)
     out = (np.empty(n, np.int32), np.empty(n, np.int32), *(np.empty(n) for _ in range(4)))

@@ -56,15 +56,52 @@ def origin(directory: Path) -> Iterator[Future[Provenance]]:
         yield pool.submit(provenance)
 
 
+class Margins(NamedTuple):
+    """Where Δ comes from.
+
+    evidence: settings, inputs and notes; `inputs` is empty where it takes a hash over the votes,
+    and without evidence. files, contract: the tables of scores; delta: Δ of each row of one, [n].
+    values: Δ of the rows of pairs, [J], where it is a column of theirs.
+    """
+
+    evidence: Evidence
+    files: Sequence[Path] = ()
+    contract: schema.Contract = schema.SCORES
+    values: Floats | None = None
+
+    def delta(self, frame: pl.DataFrame) -> Floats:
+        """Δ of each row of scores, [n]."""
+        return evidence.delta(frame, self.evidence.settings)
+
+
 def margins(
     pairs_file: Path,
     pairs: PairIds,
     scores: Path | Sequence[Path] | None,
     settings: EMSettings,
 ) -> tuple[Evidence, Floats]:
-    """The settings, inputs and notes of the margins, and Δ of each pair, NaN for none, [J].
+    """What `margins_of` says, and Δ of each pair, NaN for none, [J]."""
+    found = margins_of(pairs_file, scores, settings)
+    if found.files:
+        threads = settings.n_threads
+        return found.evidence, read_margins(
+            found.files, found.contract, pairs, found.delta, threads
+        )
+    margin = np.zeros(len(pairs))
+    if found.values is not None:
+        for first, batch in batches(pairs_file, ["pair_id"]):
+            codes = pairs.codes(batch.column(0), pairs_file, settings.n_threads)
+            margin[codes] = found.values[first : first + len(batch)]
+    return found.evidence, margin
 
-    `inputs` is empty where it takes a hash over the votes, and without evidence.
+
+def margins_of(
+    pairs_file: Path, scores: Path | Sequence[Path] | None, settings: EMSettings
+) -> Margins:
+    """Where Δ of the pairs comes from; scores are not read yet.
+
+    Raises:
+        InputError: the settings do not go together, or a column is not there or out of range.
     """
     column = settings.margin_column or settings.prob_column
     given = (scores, settings.margin_column, settings.prob_column)
@@ -73,34 +110,29 @@ def margins(
     loss, beta, gamma = settings.loss, settings.beta, settings.gamma
     empty = pl.Series(dtype=pl.Float64)
     if scores is not None:
-        return _from_scores(pairs, [scores] if isinstance(scores, Path) else scores, settings)
+        return _of_scores([scores] if isinstance(scores, Path) else scores, settings)
     evidence.check_without_scores(loss, beta, gamma, settings.ipo_sum)
     if column is None:
-        return Evidence(empty, {"evidence": "none"}), np.zeros(len(pairs))
+        return Margins(Evidence(empty, {"evidence": "none"}))
     if column not in tables.columns_of(pairs_file).names:
         numeric = [f.name for f in tables.columns_of(pairs_file) if _is_number(f.type)]
         fix = f"columns of numbers of the pairs are {', '.join(numeric) or 'not there'}"
         refuse("neither the votes nor the pairs have this column", column=column, fix=fix)
     is_prob = settings.prob_column is not None
-    parts, codes = [], []
-    for _, batch in batches(pairs_file, ["pair_id", column]):
-        codes.append(pairs.codes(batch.column("pair_id"), pairs_file, settings.n_threads))
-        parts.append(pl.Series(column, pl.from_arrow(batch.column(column))))
-    rows = pl.int_range(len(pairs), eager=True)
-    values, notes = evidence.checked_values(pl.concat(parts), rows, "pairs", is_prob)
-    margin = np.empty(len(pairs))
-    margin[np.concatenate(codes)] = values.fill_null(np.nan).to_numpy()
+    parts = [pl.from_arrow(batch.column(0)) for _, batch in batches(pairs_file, [column])]
+    whole = pl.concat([pl.Series(column, part) for part in parts])
+    rows = pl.int_range(len(whole), eager=True)
+    values, notes = evidence.checked_values(whole, rows, "pairs", is_prob)
     said = {"evidence": "prob" if is_prob else "margin", "column": column, "table": "pairs"}
-    return Evidence(empty, said, {}, notes), margin
+    margin = values.fill_null(np.nan).to_numpy()
+    return Margins(Evidence(empty, said, {}, notes), values=margin)
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
-def _from_scores(
-    pairs: PairIds, given: Sequence[Path], settings: EMSettings
-) -> tuple[Evidence, Floats]:
+def _of_scores(given: Sequence[Path], settings: EMSettings) -> Margins:
     files = [file for path in given for file in score_files(path)]
     if not files:
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
@@ -112,16 +144,12 @@ def _from_scores(
         if len(files) == 1 or rows_of(file):
             check_columns(file, contract)
     whole = evidence.whole_job(files, [tables.read_provenance(file) for file in files])
-
-    def delta(frame: pl.DataFrame) -> Floats:
-        return evidence.delta(frame, said)
-
-    margin = read_margins(files, contract, pairs, delta, settings.n_threads)
     inputs = {} if whole is None else {"scores": whole.run_id}
     notes = evidence.tokenisation_note(said.get("loss"), whole)
     if whole is not None and "pairs" in whole.inputs:
         notes += (_UNREAD,)
-    return Evidence(pl.Series(dtype=pl.Float64), said, inputs, notes), margin
+    empty = pl.Series(dtype=pl.Float64)
+    return Margins(Evidence(empty, said, inputs, notes), files, contract)
 
 
 class Known(NamedTuple):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
@@ -53,8 +53,30 @@ def _open(file: Path, **options: object) -> pq.ParquetFile:
     return pq.ParquetFile(file, **options)
 
 
+class Split(NamedTuple):
+    """Row groups of a file that are read together, from the row `first` on."""
+
+    first: int
+    rows: int
+    groups: tuple[int, ...]
+
+
+def splits(file: Path, at_least: int = BATCH) -> list[Split]:
+    """The row groups of a file in lots of `at_least` rows."""
+    metadata = _open(file).metadata
+    found: list[Split] = []
+    first, row, groups = 0, 0, []
+    for group in range(metadata.num_row_groups):
+        groups.append(group)
+        row += metadata.row_group(group).num_rows
+        if row - first >= at_least or group == metadata.num_row_groups - 1:
+            found.append(Split(first, row - first, tuple(groups)))
+            first, groups = row, []
+    return found
+
+
 def batches(
-    file: Path, columns: Sequence[str], coded: Sequence[str] = ()
+    file: Path, columns: Sequence[str], coded: Sequence[str] = (), split: Split | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The row at which each batch begins, and the batch; the next is read meanwhile.
 
@@ -64,8 +86,8 @@ def batches(
     source = _open(file, read_dictionary=list(coded), buffer_size=1 << 20, pre_buffer=False)
 
     def numbered() -> Iterator[tuple[int, pa.RecordBatch]]:
-        row = 0
-        for batch in source.iter_batches(BATCH, columns=list(columns)):
+        row, groups = (0, None) if split is None else (split.first, list(split.groups))
+        for batch in source.iter_batches(BATCH, row_groups=groups, columns=list(columns)):
             yield row, batch
             row += len(batch)
 
@@ -107,6 +129,13 @@ def check_columns(file: Path, contract: schema.Contract, absent: Sequence[str] =
     raise_any(schema.faults(frame, loose, file, may_be_empty=True))
 
 
+def pair_id_at(file: Path, row: int) -> object:
+    """The pair id in a row of a file."""
+    split = next(s for s in splits(file, 1) if row < s.first + s.rows)
+    group = _open(file).read_row_group(split.groups[-1], columns=["pair_id"])
+    return group.column(0)[row - split.first].as_py()
+
+
 def _filled(batch: pa.RecordBatch, first: int, file: Path) -> None:
     """Refuse an empty value in any column of the batch."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -136,15 +165,37 @@ class PairIds(NamedTuple):
         Raises:
             InputError: the ids are text here and whole numbers there.
         """
-        if pa.types.is_integer(column.type) != self.whole:
-            found, other = str(column.type), "whole numbers" if self.whole else "text"
-            fix = f"give {other}, as in the pairs"
-            refuse("another type of id than the pairs have", file=file, found=found, fix=fix)
-        return self.index.codes(_keys(column, self.seed), threads)
+        return self.index.codes(keys_of(column, self.seed, self.whole, file), threads)
+
+
+def keys_of(column: pa.Array, seed: int, whole: bool, file: Path) -> Keys:
+    """The keys of ids, [n].
+
+    Raises:
+        InputError: the ids are no whole numbers where the pairs' are, or the other way round.
+    """
+    if pa.types.is_integer(column.type) != whole:
+        found, other = str(column.type), "whole numbers" if whole else "text"
+        fix = f"give {other}, as in the pairs"
+        refuse("another type of id than the pairs have", file=file, found=found, fix=fix)
+    return _keys(column, seed)
 
 
 def _keys(column: pa.Array, seed: int) -> Keys:
     return by_pair.keys_of(pl.Series(pl.from_arrow(column)), seed)
+
+
+def pair_keys(
+    file: Path, seed: int, split: Split | None = None
+) -> Iterator[tuple[int, pa.RecordBatch, Keys]]:
+    """The row at which each batch of pairs begins, its ids and their keys.
+
+    Raises:
+        InputError: an id is empty.
+    """
+    for first, batch in batches(file, ["pair_id"], split=split):
+        _filled(batch, first, file)
+        yield first, batch, _keys(batch.column(0), seed)
 
 
 def read_pairs(file: Path) -> PairIds:
@@ -153,27 +204,35 @@ def read_pairs(file: Path) -> PairIds:
     Raises:
         InputError: an id is empty or repeated.
     """
-    whole = pa.types.is_integer(tables.columns_of(file).field("pair_id").type)
     if rows_of(file) > MOST_PAIRS:
         refuse(f"more than {MOST_PAIRS:,} pairs", file=file, fix="split the data")
     for seed in range(SEEDS):
         keys = np.empty(rows_of(file), np.uint64)
-        for first, batch in batches(file, ["pair_id"]):
-            _filled(batch, first, file)
-            keys[first : first + len(batch)] = _keys(batch.column(0), seed)
+        for first, batch, some in pair_keys(file, seed):
+            keys[first : first + len(batch)] = some
         found = by_pair.build_index(keys)
         again = by_pair.repeated_keys(found)
         if not len(again):
-            return PairIds(found, seed, whole)
-        _refuse_repeated(file, seed, again)
+            return PairIds(found, seed, has_whole_ids(file))
+        refuse_repeated(file, seed, again)
+    refuse_hash(file)
+
+
+def has_whole_ids(file: Path) -> bool:
+    """Whether the column `pair_id` is of whole numbers."""
+    return pa.types.is_integer(tables.columns_of(file).field("pair_id").type)
+
+
+def refuse_hash(file: Path) -> NoReturn:
+    """Refuse ids of which two have the same hash for every seed."""
     refuse("too many pair ids have the same hash", file=file, fix="give whole numbers as ids")
 
 
-def _refuse_repeated(file: Path, seed: int, again: Keys) -> None:
+def refuse_repeated(file: Path, seed: int, again: Keys) -> None:
     """Refuse ids with the same hash that are the same; others are for another seed."""
     parts = []
-    for first, batch in batches(file, ["pair_id"]):
-        rows = np.flatnonzero(np.isin(_keys(batch.column(0), seed), again))
+    for first, batch, keys in pair_keys(file, seed):
+        rows = np.flatnonzero(np.isin(keys, again))
         ids = _text(batch.column(0).take(pa.array(rows)))
         parts.append(pl.DataFrame({"row": rows + first, "pair_id": ids}))
     alike = pl.concat(parts)
@@ -201,38 +260,58 @@ def read_margins(
         InputError: a score departs from the contract, is of a foreign pair or given twice.
     """
     margin = np.full(len(pairs), np.nan)
-    columns = tuple(column for column in contract.columns if column.required)
-    loose = schema.Contract(contract.name, columns[1:], key=())
     for file in files:
-        for first, batch in batches(file, [column.name for column in columns]):
-            _filled(batch.select(["pair_id"]), first, file)
-            frame = pl.DataFrame(pl.from_arrow(batch.drop_columns(["pair_id"])))
-            with _at_row(first):
-                raise_any(schema.faults(frame, loose, file, may_be_empty=True))
-                values = delta(frame)
-            ids = batch.column("pair_id")
+        for first, ids, values in score_rows(file, contract, delta):
             codes = pairs.codes(ids, file, threads)
             foreign = np.flatnonzero(codes < 0)
             if len(foreign):
-                refuse(
-                    "a score of a pair that the data do not have",
-                    file=file,
-                    row=first + int(foreign[0]),
-                    column="pair_id",
-                    found=ids[int(foreign[0])].as_py(),
-                    fix="run `denoise score` on these data",
-                )
+                refuse_foreign_score(file, first + int(foreign[0]), ids[int(foreign[0])].as_py())
             again = by_pair.fill(codes, values, margin)
             if again >= 0:
-                refuse(
-                    "a pair is scored again",
-                    file=file,
-                    row=first + again,
-                    column="pair_id",
-                    found=ids[again].as_py(),
-                    fix="give each pair's scores once",
-                )
+                refuse_second_score(file, first + again, ids[again].as_py())
     return margin
+
+
+def score_rows(
+    file: Path,
+    contract: schema.Contract,
+    delta: Callable[[pl.DataFrame], Floats],
+    split: Split | None = None,
+) -> Iterator[tuple[int, pa.Array, Floats]]:
+    """The row at which each batch of scores begins, its ids and Δ; arguments of `read_margins`."""
+    columns = tuple(column for column in contract.columns if column.required)
+    loose = schema.Contract(contract.name, columns[1:], key=())
+    for first, batch in batches(file, [column.name for column in columns], split=split):
+        _filled(batch.select(["pair_id"]), first, file)
+        frame = pl.DataFrame(pl.from_arrow(batch.drop_columns(["pair_id"])))
+        with _at_row(first):
+            raise_any(schema.faults(frame, loose, file, may_be_empty=True))
+            values = delta(frame)
+        yield first, batch.column("pair_id"), values
+
+
+def refuse_foreign_score(file: Path, row: int, found: object = None) -> NoReturn:
+    """Refuse a score of a pair that is not there."""
+    refuse(
+        "a score of a pair that the data do not have",
+        file=file,
+        row=row,
+        column="pair_id",
+        found=found,
+        fix="run `denoise score` on these data",
+    )
+
+
+def refuse_second_score(file: Path, row: int, found: object = None) -> NoReturn:
+    """Refuse scores that hold a pair twice."""
+    refuse(
+        "a pair is scored again",
+        file=file,
+        row=row,
+        column="pair_id",
+        found=found,
+        fix="give each pair's scores once",
+    )
 
 
 class RowStore:
@@ -308,23 +387,9 @@ def read_votes(
     Raises:
         InputError: an empty value, an unknown vote or pair, a repeated `vote_id`.
     """
-    there = tables.columns_of(file).names
-    named = [n for n in ("vote_id", "pair_id", "annotator_id", "vote") if n in there]
-    annotators = Annotators()
-    last, increasing = -np.inf, True
+    annotators, ids = Annotators(), VoteIds()
     foreign, where = 0, {}
-    for first, batch in batches(file, named, coded=[n for n in _CODED if n in there]):
-        _filled(batch, first, file)
-        if "vote_id" in there:
-            ids = batch.column("vote_id").to_numpy(zero_copy_only=False)
-            increasing &= bool(ids[0] > last and (ids[1:] > ids[:-1]).all())
-            last = ids[-1]
-        cell = _votes(batch.column("vote"), first, file)
-        codes = [0]
-        if "annotator_id" in there:
-            codes = annotators.codes(batch.column("annotator_id"))
-            cell += 4 * codes
-        column = batch.column("pair_id")
+    for first, column, cell in vote_rows(file, annotators, ids):
         pair = pairs.codes(column, file, threads)
         unknown = np.flatnonzero(pair < 0)
         if len(unknown):
@@ -334,18 +399,62 @@ def read_votes(
             pair[unknown] = 0
         keep(pair, cell)
     if foreign:
-        refuse(
-            f"{foreign} vote(s) on pairs that the pairs table does not have",
-            file=file,
-            column="pair_id",
-            fix="import again, or add the pairs",
-            **where,
-        )
-    if not increasing:
-        _refuse_repeated_votes(file)
-    if "annotator_id" not in there:
-        return pl.Series([schema.ALL_ANNOTATORS])
+        refuse_foreign_votes(file, foreign, **where)
+    if not ids.increasing:
+        refuse_repeated_votes(file)
     return annotators.names
+
+
+class VoteIds:
+    """What is seen of vote ids, row after row: `first`, `last`, and whether they increase."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.last: int | None = None
+        self.increasing = True
+
+    def see(self, ids: NDArray[np.int64]) -> None:
+        """The next rows' ids."""
+        if self.first is None:
+            self.first = int(ids[0])
+        rising = self.last is None or ids[0] > self.last
+        self.increasing &= bool(rising and (ids[1:] > ids[:-1]).all())
+        self.last = int(ids[-1])
+
+
+def vote_rows(
+    file: Path, annotators: Annotators, ids: VoteIds, split: Split | None = None
+) -> Iterator[tuple[int, pa.Array, NDArray[np.int32]]]:
+    """The row at which each batch of votes begins, its pair ids, and `4 · annotator + vote`.
+
+    Raises:
+        InputError: an empty value or an unknown vote.
+    """
+    there = tables.columns_of(file).names
+    named = [n for n in ("vote_id", "pair_id", "annotator_id", "vote") if n in there]
+    coded = [n for n in _CODED if n in there]
+    for first, batch in batches(file, named, coded, split):
+        _filled(batch, first, file)
+        if "vote_id" in there and len(batch):
+            ids.see(batch.column("vote_id").to_numpy(zero_copy_only=False))
+        cell = _votes(batch.column("vote"), first, file)
+        if "annotator_id" in there:
+            cell += 4 * annotators.codes(batch.column("annotator_id"))
+        else:
+            annotators.codes(pa.array([schema.ALL_ANNOTATORS]))
+        yield first, batch.column("pair_id"), cell
+
+
+def refuse_foreign_votes(file: Path, count: int, row: int, found: object = None) -> NoReturn:
+    """Refuse votes on pairs that are not there."""
+    refuse(
+        f"{count} vote(s) on pairs that the pairs table does not have",
+        file=file,
+        row=row,
+        column="pair_id",
+        found=found,
+        fix="import again, or add the pairs",
+    )
 
 
 def _votes(column: pa.Array, first: int, file: Path) -> NDArray[np.int32]:
@@ -363,7 +472,7 @@ def _votes(column: pa.Array, first: int, file: Path) -> NDArray[np.int32]:
     return votes
 
 
-def _refuse_repeated_votes(file: Path) -> None:
+def refuse_repeated_votes(file: Path) -> None:
     """Refuse a repeated `vote_id`: eight bytes a vote, for ids that do not increase."""
     every = np.empty(rows_of(file), np.int64)
     for first, batch in batches(file, ["vote_id"]):
