@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Of Ray, where it serves this machine alone: what it does on a laptop anyway, addresses of
 127.0.0.1 only, here too."""
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_IGNORE_UNHANDLED_ERRORS": "1"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 """Nothing is told to Ray's makers, and an error is told once, by us."""
 
 
@@ -53,7 +58,8 @@ def session(address: str | None = None) -> Iterator[Any]:
         _check_listening(address)
     options = {"include_dashboard": False} if address is None else {}
     try:
-        ray.init(address or "local", logging_level="ERROR", log_to_driver=False, **options)
+        with _speechless():
+            ray.init(address or "local", logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, RuntimeError) as error:
         line = (str(error).strip().splitlines() or [""])[-1]
         raise RunError(f"Ray cannot be reached{_at(address)}: {line}") from error
@@ -61,6 +67,21 @@ def session(address: str | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _speechless() -> Iterator[None]:
+    """No line on standard error from Ray's C++, which tells there that it was told to be quiet."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _at(address: str | None) -> str:

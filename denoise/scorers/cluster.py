@@ -6,6 +6,7 @@ Lots are those that one machine would make of the job, so that transformers give
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -61,6 +62,7 @@ class ClusterScorer:
 
         context = DataContext.get_current()
         context.enable_progress_bars = context.enable_operator_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         lots = self._lots(pairs, rows)
         per_block = -(-len(lots) // BLOCKS)
         blocks = [
