@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from denoise import __version__, schema
 from denoise.errors import Fault, InputError, raise_any, refuse
+from denoise.locks import locked
 
 METADATA_KEY = "denoise"
 MANIFEST = "denoise.json"
@@ -210,6 +211,11 @@ def staged_directory(out: Path, provenance: Provenance) -> Iterator[Path]:
 
     What a killed command left beside `out` is removed first. The manifest is written last.
     """
+    with locked(out):
+        yield from _staged(out, provenance)
+
+
+def _staged(out: Path, provenance: Provenance) -> Iterator[Path]:
     check_out(out, provenance.made_by)
     out = out.resolve()  # behind a link, the directory itself is replaced, and the link stays
     out.parent.mkdir(parents=True, exist_ok=True)

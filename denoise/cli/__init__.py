@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     quiet_libraries()
-    from denoise.cli.app import app
+    from denoise.cli.app import app, claims
 
     try:
         app(arguments, prog_name="denoise", standalone_mode=True)
@@ -35,6 +35,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         what = plain(f"{type(error).__name__}: {error}", 300)
         print(f"denoise: failed: {what} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
+    finally:
+        claims.close()
     sys.exit(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,9 @@ import typer
 if TYPE_CHECKING:
     from denoise.cluster import Workers
     from denoise.dataset import Dataset
+
+claims = ExitStack()
+"""What this command alone may write to; `main` lets go of it."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,6 +82,17 @@ def cluster(
         if value is not None
     )
     return None
+
+
+def claim(out: Path) -> None:
+    """Keep other commands from writing to `out` until this one ends.
+
+    Raises:
+        InputError: one of them is writing there now.
+    """
+    from denoise.locks import locked
+
+    claims.enter_context(locked(out))
 
 
 def load(

@@ -109,6 +109,8 @@ def audit(
         tables.check_writable(file)
     for directory in filter(None, (csv, parquet)):
         tables.check_out(directory, "audit")
+    for place in filter(None, (out, clean, json_, csv, parquet)):
+        shared.claim(place)
     key = new_key() if anonymize else None
 
     def one(of: str) -> AuditResult:

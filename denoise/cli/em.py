@@ -94,6 +94,7 @@ def em(
     from denoise.importers.files import read_file
     from denoise.stages import em as stage
 
+    shared.claim(out)
     tables.check_out(out, "em")
     options = {
         "loss": loss,

@@ -32,6 +32,7 @@ def import_(
     from denoise.cli.console import next_step, say
     from denoise.dataset import write_dataset
 
+    shared.claim(out)
     tables.check_out(out, "import")
     data = shared.load(source, map_, aspect, split, texts, format_)
     write_dataset(data, out)

@@ -122,6 +122,7 @@ def run(
         )
     if model is None:
         refuse("there is no model to start from", fix="give --model, or `model:` in the file")
+    shared.claim(out)
     tables.check_out(out, "run")
     data = shared.load(source, map_, aspect, split, texts)
     gold = shared.load(holdout, (), "overall", None, None) if holdout else None

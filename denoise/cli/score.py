@@ -134,6 +134,7 @@ def score(
         cluster=shared.cluster(engine, ray_address, workers, worker_cpus, worker_gpus),
     )
     path = score_file(out, settings.shard)
+    shared.claim(path)
     check_scores_out(path)
     data = shared.load(source, map_, aspect, split, texts)
     with naming_files(pairs=source):

@@ -97,7 +97,7 @@ def train(
     texts: shared.Texts = None,
 ) -> None:
     """Train a policy on weighted pairs, with TRL."""
-    from denoise import tables
+    from denoise import processes, tables
     from denoise.cli.console import let_the_first_process_speak, next_step, say
     from denoise.errors import naming_files, refuse
     from denoise.stages import train as stage
@@ -111,6 +111,8 @@ def train(
     )
 
     let_the_first_process_speak()
+    if processes.is_first():
+        shared.claim(out)
     tables.check_out(out, "train")
     methods = {"online": online or None, "smoothing": label_smoothing, "rdpo": rdpo}
     chosen = [name for name, value in methods.items() if value is not None]

@@ -10,6 +10,7 @@ from typing import Any
 
 from denoise import schema, tables
 from denoise.dataset import Dataset
+from denoise.locks import locked
 from denoise.rounds import rows as training
 from denoise.rounds.holdout import HeldOut, compare_policies
 from denoise.rounds.holdout import margins as policy_margins
@@ -84,31 +85,40 @@ def run(
     """
     settings = RunSettings.of(options)
     settings.check()
-    tables.check_out(out, "run")
-    job = open_job(
-        data, model, reference, holdout, out, settings, announce, watcher or NoWatcher(), progress
-    )
-    result = _infer(job, 0, None)
-    history = [_summary(0, result, None)]
-    job.watcher.finished(history[0])
-    converged = False
-    for number in range(1, settings.rounds + 1):
-        scores = score_round(job, number, result)
-        before, result = result, _infer(job, number, scores)
-        history.append(_summary(number, result, before))
-        job.watcher.finished(history[-1])
-        if history[-1]["moved"] < settings.tolerance:
-            converged = True
-            break
-    job.watcher.step(number, "the policy on all pairs")
-    weighted = training.weighted_rows(data, result)
-    policy = _last_policy(job, weighted, number)
-    write_export(weighted, out / "weighted")
-    held_out = _held_out(job, holdout, reference or model, result) if holdout else None
-    found = RunResult(policy, result, tuple(history), converged, held_out)
-    tables.write_json(found.as_summary(), out / SUMMARY_FILE)
-    write_report(out, found, settings.folds)
-    return found
+    with locked(out):
+        tables.check_out(out, "run")
+        job = open_job(
+            data,
+            model,
+            reference,
+            holdout,
+            out,
+            settings,
+            announce,
+            watcher or NoWatcher(),
+            progress,
+        )
+        result = _infer(job, 0, None)
+        history = [_summary(0, result, None)]
+        job.watcher.finished(history[0])
+        converged = False
+        for number in range(1, settings.rounds + 1):
+            scores = score_round(job, number, result)
+            before, result = result, _infer(job, number, scores)
+            history.append(_summary(number, result, before))
+            job.watcher.finished(history[-1])
+            if history[-1]["moved"] < settings.tolerance:
+                converged = True
+                break
+        job.watcher.step(number, "the policy on all pairs")
+        weighted = training.weighted_rows(data, result)
+        policy = _last_policy(job, weighted, number)
+        write_export(weighted, out / "weighted")
+        held_out = _held_out(job, holdout, reference or model, result) if holdout else None
+        found = RunResult(policy, result, tuple(history), converged, held_out)
+        tables.write_json(found.as_summary(), out / SUMMARY_FILE)
+        write_report(out, found, settings.folds)
+        return found
 
 
 def _train_on_all(

@@ -16,6 +16,7 @@ import polars as pl
 from denoise import schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import RunError, raise_any, refuse
+from denoise.locks import locked
 from denoise.parts import Parts
 from denoise.progress import scoring_progress, waiting
 from denoise.scorers.settings import ScoreSettings
@@ -360,6 +361,13 @@ def score_to_file(
     Finished batches are kept in a directory beside the file until it is written. Where the file is
     there already, whole and from the same inputs and settings, nothing is done: None.
     """
+    with locked(path):
+        return _to_file(planned, path, announce, progress)
+
+
+def _to_file(
+    planned: Plan, path: Path, announce: Callable[[str], None], progress: bool
+) -> Scores | None:
     check_scores_out(path)
     work = unfinished_work(path)
     made = tables.read_provenance(path) if path.exists() else None

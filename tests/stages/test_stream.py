@@ -333,7 +333,7 @@ def test_killed_while_it_writes_it_leaves_no_half_result(tmp_path):
     ended = subprocess.run(words, env={**os.environ}, capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert not out.exists()
-    assert {p.name for p in tmp_path.iterdir()} == {"data", ".out.new"}
+    assert {p.name for p in tmp_path.iterdir()} == {"data", ".out.new", ".out.lock"}
     em_stream(directory, out, threads=1)
     assert {p.name for p in tmp_path.iterdir()} == {"data", "out"}
     assert len(read_em(out).confidences) == 2_500

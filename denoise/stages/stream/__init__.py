@@ -40,10 +40,10 @@ from denoise.stages.stream.rows import (
     batches,
     check_columns,
     read_pairs,
-    read_votes,
     rows_of,
 )
 from denoise.stages.stream.tally import Tally, concluded, of_every_pair, voted_pairs
+from denoise.stages.stream.votes import read_votes
 
 LARGE = 20_000_000
 """Votes from which the command takes this path by itself."""

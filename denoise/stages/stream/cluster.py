@@ -32,8 +32,15 @@ from denoise.stages.stream import rows as files
 from denoise.stages.stream.confidences import write_confidences
 from denoise.stages.stream.evidence import Margins, margins_of, origin
 from denoise.stages.stream.partitions import Common, Part, Partitions, Pieces, Report, total
-from denoise.stages.stream.rows import Annotators, Split, VoteIds, rows_of, splits
+from denoise.stages.stream.rows import Split, rows_of, splits
 from denoise.stages.stream.tally import Tally, concluded
+from denoise.stages.stream.votes import (
+    Annotators,
+    VoteIds,
+    refuse_foreign_votes,
+    refuse_repeated_votes,
+    vote_rows,
+)
 from denoise.stages.truth import known_answers, truth_hash, with_names
 
 SPREAD = {"scheduling_strategy": "SPREAD"}
@@ -210,7 +217,7 @@ class _Deal:
         ids = [each for _, each in said if each.first is not None]
         rising = all(each.increasing for each in ids)
         if not rising or any(b.first <= a.last for a, b in pairwise(ids)):
-            files.refuse_repeated_votes(self.votes_file)
+            refuse_repeated_votes(self.votes_file)
         names = pl.concat([own for own, _ in said]).unique().sort()
         shared = names.index_of(schema.ALL_ANNOTATORS)
         kind = pl.Enum(names)
@@ -281,7 +288,7 @@ class _Deal:
         if foreign:
             row = min(row for _, row in foreign)
             found = files.pair_id_at(self.votes_file, row)
-            files.refuse_foreign_votes(self.votes_file, sum(n for n, _ in foreign), row, found)
+            refuse_foreign_votes(self.votes_file, sum(n for n, _ in foreign), row, found)
 
 
 def _dealt(reader: Reader, n_parts: int, only: int | None, *given: Any) -> tuple[Any, ...]:
@@ -321,7 +328,7 @@ def _read_votes(
 ) -> tuple[tuple[Keys, NDArray[np.int32], NDArray[np.int64]], tuple[pl.Series, VoteIds]]:
     annotators, ids = Annotators(), VoteIds()
     keys, cells = [], []
-    for _, column, cell in files.vote_rows(file, annotators, ids, split):
+    for _, column, cell in vote_rows(file, annotators, ids, split):
         keys.append(files.keys_of(column, seed, whole, file))
         cells.append(cell)
     rows = np.arange(split.first, split.first + split.rows)

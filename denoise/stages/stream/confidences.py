@@ -18,7 +18,8 @@ from denoise.noise import Floats
 from denoise.pooled import index
 from denoise.pooled.ballots import over
 from denoise.pooled.index import Rows
-from denoise.stages.stream.rows import VOTES, batches
+from denoise.stages.stream.rows import batches
+from denoise.stages.stream.votes import VOTES
 from denoise.tables import Provenance
 
 
