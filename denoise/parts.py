@@ -46,7 +46,7 @@ class Parts:
     def read(self, name: str) -> list[pl.DataFrame]:
         """The finished pieces of that name."""
         files = sorted(self.directory.glob(f"{name}-*.parquet"))
-        return [pl.read_parquet(file, glob=False) for file in files]
+        return [tables.read_frame(file) for file in files]
 
     def add(self, name: str, frame: pl.DataFrame) -> None:
         """Keep one more piece."""

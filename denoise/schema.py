@@ -16,6 +16,9 @@ import polars as pl
 
 from denoise.errors import Fault
 
+VERSION = 1
+"""Of the tables below; it goes up where a column changes its meaning, or must be there."""
+
 ALL_ANNOTATORS = "all"
 """The virtual annotator of votes that name none (the paper's K = 1)."""
 

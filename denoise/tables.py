@@ -24,6 +24,8 @@ from denoise.errors import Fault, InputError, raise_any, refuse
 from denoise.locks import locked
 
 METADATA_KEY = "denoise"
+SCHEMA_KEY = "denoise_schema"
+ROW_GROUP = 1 << 18
 MANIFEST = "denoise.json"
 
 
@@ -118,14 +120,52 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 def write_table(frame: pl.DataFrame, path: Path, provenance: Provenance) -> None:
     """Write a Parquet table whole or not at all, with its provenance in the metadata."""
     with atomic_path(path) as temporary:
-        frame.write_parquet(temporary, metadata={METADATA_KEY: provenance.to_json()})
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        kept = {**(table.schema.metadata or {}), **metadata_of(provenance)}
+        # With checksums, so that a byte that flips on a disk is no other vote.
+        pq.write_table(
+            table.replace_schema_metadata(kept),
+            temporary,
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+            write_page_checksum=True,
+        )
+
+
+def metadata_of(provenance: Provenance) -> dict[str, str]:
+    """What a table's file says of itself: what made it, and the version of its columns."""
+    return {METADATA_KEY: provenance.to_json(), SCHEMA_KEY: str(schema.VERSION)}
 
 
 def read_provenance(path: Path) -> Provenance | None:
     """What the Parquet file's metadata says made it; None for a user's own table."""
     metadata = _parquet(path).metadata.metadata or {}
+    _check_version(metadata.get(SCHEMA_KEY.encode()), path)
     text = metadata.get(METADATA_KEY.encode())
-    return Provenance.from_json(text.decode()) if text else None
+    if not text:
+        return None
+    try:
+        return Provenance.from_json(text.decode())
+    except (ValueError, TypeError, AttributeError):
+        refuse(
+            "the file says that denoise made it, and not how",
+            file=path,
+            found=text.decode("utf-8", "replace"),
+            fix=f"write it again, or without the key '{METADATA_KEY}' in its metadata",
+        )
+
+
+def _check_version(text: bytes | None, path: Path) -> None:
+    """Refuse a table whose columns a later version of denoise defined; none given is the first."""
+    if text is None or (text.isdigit() and int(text[:9]) <= schema.VERSION):
+        return
+    version = text.decode("utf-8", "replace")
+    refuse(
+        f"the table is of schema {version}, and this denoise ({__version__}) reads up to "
+        f"{schema.VERSION}",
+        file=path,
+        fix="pip install --upgrade denoise-prefs",
+    )
 
 
 def columns_of(path: Path) -> pa.Schema:
@@ -137,11 +177,40 @@ def _parquet(path: Path) -> pq.ParquetFile:
     if path.is_dir():
         refuse("is a directory, where a Parquet file is wanted", file=path, fix="name the file")
     try:
-        return pq.ParquetFile(path)
+        found = pq.ParquetFile(path, page_checksum_verification=True)
+        check_rows(found.metadata.num_rows, path.stat().st_size, path)
+        return found
     except FileNotFoundError:
         refuse("there is no such file", file=path, fix="check the path")
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
+
+
+ROWS_A_BYTE, ROWS_AT_LEAST = 200, 1 << 24
+"""A file may hold so many rows a byte, once it holds so many: a table of who said what has a few,
+one value over and over has hundreds, and a file made to fill the memory has millions."""
+
+
+def check_rows(rows: int, size: int, path: Path) -> None:
+    """Refuse a Parquet file of a few bytes that stands for more rows than fit into memory."""
+    if rows > max(ROWS_AT_LEAST, ROWS_A_BYTE * size):
+        refuse(
+            f"{rows:,} rows in {size:,} bytes: no table of data, but one made to fill the memory",
+            file=path,
+            fix="get the file from a source that you trust",
+        )
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """The rows of a Parquet file, its checksums verified where it has some.
+
+    Raises:
+        InputError: the file is missing, cut short or damaged.
+    """
+    try:
+        return pl.DataFrame(pl.from_arrow(_parquet(path).read()))
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        refuse("the Parquet file cannot be read", file=path, found=str(error), fix="write it again")
 
 
 def read_table(
@@ -152,11 +221,7 @@ def read_table(
     Raises:
         InputError: the file is missing, cut short, or departs from its contract.
     """
-    provenance = read_provenance(path)
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        refuse("the Parquet file cannot be read", file=path, found=str(error), fix="write it again")
+    provenance, frame = read_provenance(path), read_frame(path)
     if contract is schema.VOTE_ROWS and "vote_id" not in frame.columns:
         frame = frame.with_row_index("vote_id").with_columns(pl.col("vote_id").cast(pl.Int64))
     if contract is schema.VOTE_ROWS and "annotator_id" not in frame.columns:
@@ -169,7 +234,7 @@ def read_manifest(directory: Path) -> Provenance | None:
     """What made a directory, from its manifest; None where there is no readable one."""
     try:
         return Provenance.from_json((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

@@ -16,13 +16,20 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
+import pyarrow.parquet as pq
 
+from denoise import tables
 from denoise.errors import Fault, InputError, raise_any, refuse
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+UNPACKED, UNPACKED_AT_LEAST = 300, 1 << 28
+"""A compressed file may unpack to so many times its size, once it is so many bytes: text does to
+some 20 times, and gzip can make of nothing a thousand times as much."""
+
+_STEP = 1 << 22
 _MAX_FAULTS = 100
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 # How a list or an object begins that polars has turned into text.
@@ -100,7 +107,7 @@ def _bytes(path: Path) -> bytes:
         if named and start and compression is None:
             refuse(f"not a {named} file, though its name says so", file=path, fix="rename it")
         with pa.input_stream(str(path), compression=compression) as stream:
-            return stream.read()
+            return stream.read() if compression is None else _unpacked(stream, path)
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         if isinstance(error, PermissionError):
             refuse("the file may not be read", file=path, fix="check its permissions")
@@ -109,10 +116,28 @@ def _bytes(path: Path) -> bytes:
         )
 
 
+def _unpacked(stream: Any, path: Path) -> bytes:
+    """What a compressed file holds, unless it holds what no text does."""
+    most = max(UNPACKED_AT_LEAST, UNPACKED * path.stat().st_size)
+    parts, size = [], 0
+    while part := stream.read(_STEP):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            refuse(
+                f"unpacks to more than {UNPACKED} times its size: no data, but a file made to fill "
+                "the memory",
+                file=path,
+                fix="get it from a source that you trust, or unpack it yourself",
+            )
+    return b"".join(parts)
+
+
 def _parquet(data: bytes, path: Path) -> Read:
     try:
+        tables.check_rows(pq.ParquetFile(io.BytesIO(data)).metadata.num_rows, len(data), path)
         return Read(pl.read_parquet(io.BytesIO(data)))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, pa.ArrowInvalid) as error:
         refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
 
 

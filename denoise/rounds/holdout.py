@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from denoise import schema
+from denoise import schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import refuse
 from denoise.scorers.settings import ScoreSettings
@@ -100,7 +100,7 @@ def margins(
 ) -> pl.DataFrame:
     """`pair_id` and `margin`, Δ of a over b under the policy, scored into `file`; nats."""
     score_to_file(plan(gold, str(policy), reference, settings, announce), file, announce, progress)
-    scores = pl.read_parquet(file, glob=False)
+    scores = tables.read_frame(file)
     of_loss = score_settings(
         schema.SCORES, loss["loss"], loss.get("beta"), loss.get("gamma"), False
     )

@@ -128,7 +128,7 @@ def open_job(
         watcher.step(0, "scoring the reference")
         planned = plan(data, start, None, settings.score(), announce)
         score_to_file(planned, out / "reference.parquet", announce, progress)
-        logps = pl.read_parquet(out / "reference.parquet", glob=False).select(
+        logps = tables.read_frame(out / "reference.parquet").select(
             "pair_id", ref_a_logps="policy_a_logps", ref_b_logps="policy_b_logps"
         )
     gold = frozenset(map(first_turn, holdout.preferences()[0]["prompt"] if holdout else ()))

@@ -67,7 +67,7 @@ def _score_fold(job: Job, number: int, fold: int, rows: Export) -> tuple[pl.Data
     # Killed after the file was written, the work that it was made from is still there.
     shutil.rmtree(unfinished_work(file), ignore_errors=True)
     _remove_policies(job, number, fold)
-    frame = pl.read_parquet(file, glob=False).with_columns(fold=pl.lit(fold, pl.Int64))
+    frame = tables.read_frame(file).with_columns(fold=pl.lit(fold, pl.Int64))
     return frame, made
 
 

@@ -109,6 +109,13 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
+FORMULA = r"^\s*[=+\-@\t\r\n＝＋－＠]"
+"""How a cell begins that a spreadsheet takes for a formula; full-width signs count."""
+
+NUMBER = r"^[+-]?\d+(\.\d+)?$"
+"""A number is one, whatever its sign."""
+
+
 def write_tables(result: AuditResult, out: Path, kind: str) -> list[str]:
     """Write every table into a directory, as "csv" or "parquet", all of them or none; the names."""
     names = []
@@ -124,9 +131,18 @@ def write_tables(result: AuditResult, out: Path, kind: str) -> list[str]:
 
 
 def flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """The table with lists as text, as CSV has no lists."""
+    """The table with lists as text, as CSV has no lists, and no text that a spreadsheet would run.
+
+    An id such as `=HYPERLINK(…)` gets an apostrophe before it (OWASP, CSV Injection).
+    """
     lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
-    return frame.with_columns(pl.col(lists).list.join("; "))
+    texts = pl.col(pl.String)
+    return frame.with_columns(pl.col(lists).list.join("; ")).with_columns(
+        pl.when(texts.str.contains(FORMULA) & ~texts.str.contains(NUMBER))
+        .then("'" + texts)
+        .otherwise(texts)
+        .name.keep()
+    )
 
 
 def clean_labels(result: AuditResult) -> pl.DataFrame:

@@ -161,10 +161,10 @@ def train(
 def _read(out: Path, made: Provenance, notes: tuple[str, ...]) -> Trained:
     """What is there already."""
     eta, skipped = (
-        pl.read_parquet(file, glob=False) if file.exists() else None
+        tables.read_frame(file) if file.exists() else None
         for file in (out / RELIABILITY_FILE, out / SKIPPED_FILE)
     )
-    log = pl.read_parquet(out / LOG_FILE, glob=False)
+    log = tables.read_frame(out / LOG_FILE)
     nothing = pl.DataFrame(schema=SKIPPED_SCHEMA)
     return Trained(out, log, eta, nothing if skipped is None else skipped, made, False, notes)
 

@@ -68,6 +68,7 @@ def write_confidences(
             # Ids in digits are half air, numbers are not.
             compression={n: "snappy" if whole or n != "pair_id" else "zstd" for n in shape},
             write_statistics=["vote_id"],
+            write_page_checksum=True,
             store_schema=False,
         )
         with writer, ThreadPoolExecutor(1) as pool:
@@ -92,7 +93,7 @@ def write_confidences(
                 done(len(batch))
             if pending is not None:
                 pending.result()
-            writer.add_key_value_metadata({tables.METADATA_KEY: provenance.to_json()})
+            writer.add_key_value_metadata(tables.metadata_of(provenance))
 
 
 def of_rows(rows: Rows, given: Columns, threads: int) -> tuple[NDArray[np.generic], ...]:

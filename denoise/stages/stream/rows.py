@@ -44,7 +44,7 @@ def rows_of(file: Path) -> int:
 
 def _open(file: Path, **options: object) -> pq.ParquetFile:
     tables.read_provenance(file)  # refuses what is no whole file
-    return pq.ParquetFile(file, **options)
+    return pq.ParquetFile(file, page_checksum_verification=True, **options)
 
 
 class Split(NamedTuple):

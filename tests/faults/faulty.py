@@ -1,0 +1,32 @@
+"""The commands under test, and what each writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """Words of a command; `out` is what it writes, within the folder it runs in."""
+
+    words: tuple[str, ...]
+    out: str
+
+
+COMMANDS = {
+    "import": Command(("import", "votes.jsonl", "--out", "out"), "out"),
+    "em": Command(("em", "data", "--margin", "margin", "--out", "out"), "out"),
+    "em by row group": Command(("em", "data", "--stream", "--out", "out"), "out"),
+    "export": Command(("export", "data", "em", "--format", "trl", "--out", "out"), "out"),
+    "audit": Command(("audit", "data", "--out", "out.html", "--parquet", "out"), "out"),
+    "score": Command(
+        ("score", "data", "--policy", "policy", "--batch-tokens", "64", "--out", "out.parquet"),
+        "out.parquet",
+    ),
+}
+
+
+def denoise(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command, in a process of its own."""
+    command = [sys.executable, "-m", "denoise", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)

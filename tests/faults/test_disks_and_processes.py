@@ -1,0 +1,83 @@
+"""A disk that is full, a place that may not be written, and two commands with one output."""
+
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+from faulty import COMMANDS, denoise
+
+from denoise.errors import InputError
+from denoise.locks import locked
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_full_disk_is_said_in_a_line_and_nothing_is_left(name, workplace):
+    """No file may grow beyond 2 kB, which is how a process can be given a full disk."""
+    command, here = COMMANDS[name], workplace("full")
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+
+    done = denoise(*command.words, cwd=here, preexec_fn=limited)
+    assert done.returncode in (1, 2), done.stdout
+    assert "Traceback" not in done.stderr
+    assert "too large" in done.stderr or "cannot be written" in done.stderr, done.stderr
+    assert not (here / command.out).exists()
+    assert denoise(*command.words, cwd=here).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_place_that_may_not_be_written_is_refused_before_any_work(name, workplace):
+    command, here = COMMANDS[name], workplace("read-only")
+    words = [f"/proc/denoise/{w}" if w == command.out else w for w in command.words]
+    done = denoise(*words, cwd=here)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_second_of_two_commands_with_one_output_is_refused(name, workplace):
+    command, here = COMMANDS[name], workplace("twice")
+    program = (
+        "import sys, time; from pathlib import Path; from denoise.locks import locked\n"
+        "with locked(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", program, str(here / command.out)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "mine\n"
+        done = denoise(*command.words, cwd=here)
+        first.kill()
+    assert done.returncode == 2
+    assert "another denoise command is writing here" in done.stderr
+    assert not (here / command.out).exists()
+    assert denoise(*command.words, cwd=here).returncode == 0, "the lock went with its process"
+
+
+def test_a_lock_is_gone_with_what_it_was_taken_for(tmp_path):
+    out = tmp_path / "out"
+    with locked(out), locked(out):
+        assert (tmp_path / ".out.lock").exists()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".link.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="cannot be written"), locked(tmp_path / "link"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(workplace, monkeypatch):
+    """Rates and kept work go by a clock that cannot."""
+    from denoise import tables
+    from denoise.dataset import read_dataset
+    from denoise.stages import score as stage
+
+    here = workplace("clock")
+    back = iter(range(10**6, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: float(next(back)))
+    settings = stage.ScoreSettings(batch_tokens=64)
+    given = (read_dataset(here / "data"), str(here / "policy"), None, settings, lambda _: None)
+    out = here / "out.parquet"
+    stage.score_to_file(stage.plan(*given), out, progress=True)
+    assert len(tables.read_frame(out)) == 200
