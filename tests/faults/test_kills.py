@@ -5,6 +5,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,9 +38,10 @@ def contents(path):
 def test_a_killed_command_leaves_nothing_half_written_and_ends_when_repeated(name, workplace):
     command = COMMANDS[name]
     whole = workplace("whole")
-    began = time.perf_counter()
-    assert denoise(*command.words, cwd=whole).returncode == 0
-    seconds = time.perf_counter() - began
+    for _ in range(2):  # the first may compile what the second finds in a cache
+        began = time.perf_counter()
+        assert denoise(*command.words, cwd=whole).returncode == 0
+        seconds = time.perf_counter() - began
     expected = contents(whole / command.out)
     chosen = random.Random(name)
     here = workplace("killed")
@@ -53,11 +55,14 @@ def test_a_killed_command_leaves_nothing_half_written_and_ends_when_repeated(nam
         time.sleep(seconds * chosen.uniform(0.3, 1.0) if number % 2 else seconds * 0.97)
         run.send_signal(signal.SIGKILL)
         killed += run.wait() == -signal.SIGKILL
-        if (here / command.out).exists():
-            assert contents(here / command.out) == expected
+        made = here / command.out
+        if made.exists():  # the kill came too late, or just after the rename
+            assert contents(made) == expected
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
     done = denoise(*command.words, cwd=here)
     assert done.returncode == 0, done.stderr
     assert contents(here / command.out) == expected
     leftovers = [p.name for p in here.iterdir() if p.name.startswith(".") or ".parts" in p.name]
     assert leftovers == []
+    assert killed, "no kill came while the command ran"
     print(f"{name}: {killed} of {EACH} kills hit")
