@@ -155,8 +155,8 @@ def _by_sums(
     steps, todo = np.zeros(len(eta), np.int64), np.ones(len(eta), bool)
     for step in range(1, MOST + 1):
         slope, bend = added(votes.each(_slopes, held, eta))
-        slope += prior.a / eta - prior.b / (1.0 - eta)
-        bend += prior.a / eta**2 + prior.b / (1.0 - eta) ** 2
+        slope = slope + prior.a / eta - prior.b / (1.0 - eta)
+        bend = bend + prior.a / eta**2 + prior.b / (1.0 - eta) ** 2
         todo &= bend > 0
         low, high = np.where(slope > 0, eta, low), np.where(slope > 0, high, eta)
         after = eta + np.divide(slope, bend, out=np.zeros(len(eta)), where=bend > 0)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,10 @@ class ClusterScorer:
     """Scores with a pool of workers, each with the backend of the settings."""
 
     def __init__(self, source: ModelSource, settings: ScoreSettings, role: str) -> None:
-        self.source, self.role = source, role
+        # Workers stand in other directories.
+        given = Path(source.given).expanduser()
+        there = str(given.absolute()) if given.exists() else source.given
+        self.source, self.role = replace(source, given=there), role
         self.workers: Workers = settings.cluster
         self.settings = replace(settings, cluster=None)
         self.opened = ExitStack()

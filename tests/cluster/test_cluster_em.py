@@ -18,10 +18,10 @@ from denoise.tables import Provenance
 EXACT = 1e-9
 
 
-def both(directory, out, scores=None, **options):
+def both(directory, out, scores=None, n_parts=3, **options):
     """What one machine writes and what three nodes write."""
     em_stream(directory, out / "one", scores, **options)
-    em_cluster(directory, out / "three", scores, n_parts=3, **options)
+    em_cluster(directory, out / "three", scores, n_parts=n_parts, **options)
     return read_em(out / "one"), read_em(out / "three")
 
 
@@ -67,6 +67,15 @@ def test_three_nodes_give_what_one_machine_gives(case, nodes, tmp_path):
         options["truth"] = pl.DataFrame({"pair_id": some, "vote": ["a", "b"] * 20})
     directory = write(tmp_path / "data", pairs, votes)
     assert_equal(*both(directory, tmp_path, **options))
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_all_votes_in_one_part(single, nodes, tmp_path):
+    """What a worker sends cannot be written to, and of one part nothing is added up."""
+    pairs, votes = few_votes(7)
+    votes = votes.unique("pair_id", keep="first", maintain_order=True) if single else votes
+    directory = write(tmp_path / "data", pairs, votes)
+    assert_equal(*both(directory, tmp_path, n_parts=1, margin_column="margin"))
 
 
 def test_scores_in_shards_and_ids_in_numbers(nodes, tmp_path):
@@ -184,6 +193,24 @@ def test_the_command_on_the_cluster_and_alone(nodes, tmp_path):
     one = read_em(tmp_path / "here")
     for name in ("there", "alone"):
         assert_equal(one, read_em(tmp_path / name))
+
+
+def test_paths_are_those_of_the_command_wherever_the_workers_stand(nodes, tmp_path, policy_dir):
+    """Relative ones, in a folder that is not where the nodes were started."""
+    lines = [f'{{"prompt": "p {i}", "chosen": "good", "rejected": "bad"}}' for i in range(70)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    (tmp_path / "policy").symlink_to(policy_dir)
+    ray = ("--engine", "ray", "--ray-address", nodes.address)
+    scored = ("score", "data", "--policy", "policy", "--workers", "1", *ray)
+    for words in (
+        ("import", "pairs.jsonl", "--out", "data"),
+        (*scored, "--out", "scores.parquet"),
+        ("em", "data", "--scores", "scores.parquet", "--loss", "simpo", *ray, "--out", "em"),
+    ):
+        command = [sys.executable, "-m", "denoise", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr
+    assert len(read_em(tmp_path / "em").confidences) == 70
 
 
 def test_nobody_at_the_address_is_said_at_once(tmp_path):

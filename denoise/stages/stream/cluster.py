@@ -90,6 +90,8 @@ def em_cluster(
     with origin(directory) as data, session(address) as ray:
         step("read")
         margins = margins_of(pairs_file, scores, settings)
+        # Workers stand in other directories.
+        margins = margins._replace(files=[file.absolute() for file in margins.files])
         answers = _answers(truth)
         deal = _Deal(ray, pairs_file, votes_file, margins, answers, n_parts)
         votes, tally, names = deal.votes()
