@@ -141,14 +141,14 @@ def typed(frame: pl.DataFrame) -> pl.DataFrame:
 
     What would lose something stays text: '007' its zeros, a long id its last digits.
     """
-    for name in frame.columns:
-        values = frame[name]
+    numbers = []
+    for values in frame.get_columns():
         if values.dtype != pl.String or values.null_count() == len(values):
             continue
         if values.str.contains(r"^-?(0|[1-9]\d{0,17})$").all():
-            frame = frame.with_columns(values.cast(pl.Int64))
+            numbers.append(values.cast(pl.Int64))
         elif values.str.contains(r"^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?$").all():
             number = values.cast(pl.Float64)
             if number.is_finite().all():
-                frame = frame.with_columns(number)
-    return frame
+                numbers.append(number)
+    return frame.with_columns(numbers)

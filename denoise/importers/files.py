@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -298,7 +299,7 @@ def _separated(data: bytes, path: Path, delimiter: str) -> Read:
         refuse(f"bad quoting ({error})", file=path, line=1, fix=fix)
     notes = () if found == delimiter else (f"the columns are separated by {_DELIMITERS[found]}",)
     delimiter = found
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
+    if repeated := sorted(name for name, times in Counter(header).items() if times > 1):
         fix = "give each column a name of its own"
         refuse("the header names a column twice", file=path, found=", ".join(repeated), fix=fix)
     # An odd number of quotes may be one that is never closed, which swallows the rows after it.
