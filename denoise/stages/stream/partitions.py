@@ -267,22 +267,22 @@ class Partitions:
             what = plain[number] if by_part else shared
             return self.parts[number].run.remote(work, what, keep, dropped)
 
+        def once_more(number: int) -> Any:
+            if needs:
+                raise Lost
+            return call(number)
+
         calls = [call(number) for number in range(len(self.parts))]
-        results, lost = [], False
-        for number, ref in enumerate(calls):
-            while True:
-                try:
-                    results.append(got(self.ray, ref))
-                    break
-                except self.ray.exceptions.RayActorError:
-                    self._replace(number)
-                    lost = lost or needs
-                    if needs:
-                        break
-                    ref = call(number)
-        if lost:
-            raise Lost
-        return results
+        return [self._answer(number, ref, once_more) for number, ref in enumerate(calls)]
+
+    def _answer(self, number: int, ref: Any, once_more: Callable[[int], Any]) -> Any:
+        """What a worker says; one that has died is replaced and asked once more."""
+        while True:
+            try:
+                return got(self.ray, ref)
+            except self.ray.exceptions.RayActorError:
+                self._replace(number)
+                ref = once_more(number)
 
     def _replace(self, number: int) -> None:
         self.parts[number] = self.make(number)
@@ -299,17 +299,16 @@ class Partitions:
 
     def values(self, first: int, count: int) -> tuple[NDArray[np.generic], ...]:
         """`of_rows` of so many rows of the file from a first one on, in their order."""
-        refs = [part.values.remote(first, first + count) for part in self.parts]
-        pieces = []
-        for number, ref in enumerate(refs):
-            while True:
-                try:
-                    pieces.append(got(self.ray, ref))
-                    break
-                except self.ray.exceptions.RayActorError:
-                    self._replace(number)
-                    self._conclude(number)
-                    ref = self.parts[number].values.remote(first, first + count)
+
+        def ask(number: int) -> Any:
+            return self.parts[number].values.remote(first, first + count)
+
+        def once_more(number: int) -> Any:
+            self._conclude(number)
+            return ask(number)
+
+        refs = [ask(number) for number in range(len(self.parts))]
+        pieces = [self._answer(number, ref, once_more) for number, ref in enumerate(refs)]
         place, *columns = (np.concatenate(each) for each in zip(*pieces, strict=True))
         order = np.argsort(place)
         return tuple(column[order] for column in columns)
