@@ -84,6 +84,16 @@ def _speechless() -> Iterator[None]:
         os.close(nowhere)
 
 
+@contextmanager
+def connected(workers: Workers | None) -> Iterator[None]:
+    """One `session` for all that is done inside; nothing where there are no workers."""
+    if workers is None:
+        yield
+        return
+    with session(workers.address):
+        yield
+
+
 def _at(address: str | None) -> str:
     return f" at {address}" if address else ""
 

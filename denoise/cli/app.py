@@ -84,15 +84,20 @@ def cluster(
     return None
 
 
-def claim(out: Path) -> None:
+def claim(out: Path, made_by: str | None = None) -> None:
     """Keep other commands from writing to `out` until this one ends.
 
+    Where it is a directory, `made_by` is the command that alone may have made what is there.
+
     Raises:
-        InputError: one of them is writing there now.
+        InputError: one of them is writing there now, or what is there is something else.
     """
+    from denoise import tables
     from denoise.locks import locked
 
     claims.enter_context(locked(out))
+    if made_by is not None:
+        tables.check_out(out, made_by)
 
 
 def load(

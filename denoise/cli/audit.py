@@ -107,10 +107,10 @@ def audit(
     outputs.check_report(out)
     for file in filter(None, (clean, json_)):
         tables.check_writable(file)
+    for file in filter(None, (out, clean, json_)):
+        shared.claim(file)
     for directory in filter(None, (csv, parquet)):
-        tables.check_out(directory, "audit")
-    for place in filter(None, (out, clean, json_, csv, parquet)):
-        shared.claim(place)
+        shared.claim(directory, "audit")
     key = new_key() if anonymize else None
 
     def one(of: str) -> AuditResult:

@@ -35,8 +35,7 @@ def demo(
     from denoise import tables
     from denoise.cli.console import command, say
 
-    shared.claim(out)
-    tables.check_out(out, "demo")
+    shared.claim(out, "demo")
     out.mkdir(parents=True, exist_ok=True)
     tables.write_text(tables.Provenance("demo").to_json() + "\n", out / tables.MANIFEST)
     quickstart = out / "quickstart"

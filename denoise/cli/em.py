@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -87,15 +87,13 @@ def em(
     texts: shared.Texts = None,
 ) -> None:
     """Infer each label's confidence and each annotator's reliability."""
-    from denoise import tables
     from denoise.cli.console import next_step, say
     from denoise.cluster import check_engine
     from denoise.errors import naming_files, refuse
     from denoise.importers.files import read_file
     from denoise.stages import em as stage
 
-    shared.claim(out)
-    tables.check_out(out, "em")
+    shared.claim(out, "em")
     options = {
         "loss": loss,
         "beta": beta,
@@ -131,8 +129,7 @@ def em(
         from denoise.stages import stream as by_row_group
 
         if stream or engine == "ray" or by_row_group.suits(source, settings, init):
-            where = ray_address if engine == "ray" else False
-            _stream(source, out, scores, truth, init, show, where, options)
+            _stream(source, out, scores, truth, init, show, engine, ray_address, options)
             return
     data = shared.load(source, map_, aspect, split, texts)
     if not data.is_preference:
@@ -201,10 +198,11 @@ def _stream(
     truth: Path | None,
     init: Path | None,
     show: int,
-    cluster: str | Literal[False] | None,
+    engine: str,
+    ray_address: str | None,
     options: dict[str, Any],
 ) -> None:
-    """The command over tables that are read and written by row group, here or on a `cluster`."""
+    """The command over tables that are read and written by row group, here or on a cluster."""
     import sys
 
     from denoise.cli.console import next_step, say
@@ -219,12 +217,12 @@ def _stream(
     with naming_files(votes=source, pairs=source, truth=truth or "truth"):
         known = read_file(truth).frame if truth else None
         given = {"truth": known, "on_step": on_step, **options}
-        if cluster is False:
-            result = em_stream(source, out, scores, **given)
-        else:
+        if engine == "ray":
             from denoise.stages.stream.cluster import em_cluster
 
-            result = em_cluster(source, out, scores, address=cluster, **given)
+            result = em_cluster(source, out, scores, address=ray_address, **given)
+        else:
+            result = em_stream(source, out, scores, **given)
     for note in result.notes:
         say(note)
     print_annotators(result, show)

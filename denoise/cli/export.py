@@ -71,8 +71,7 @@ def export(
     from denoise.stages.hub import push_to_hub as upload
     from denoise.stages.strategies import for_reward_model, with_strategy
 
-    shared.claim(out)
-    tables.check_out(out, "export")
+    shared.claim(out, "export")
     of_format = find(format_)
     if for_ not in ("policy", "reward"):
         refuse("--for is neither policy nor reward", found=for_)

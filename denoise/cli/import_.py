@@ -28,12 +28,10 @@ def import_(
     format_: shared.Format = None,
 ) -> None:
     """Read data of any common form into tables of pairs and votes."""
-    from denoise import tables
     from denoise.cli.console import next_step, say
     from denoise.dataset import write_dataset
 
-    shared.claim(out)
-    tables.check_out(out, "import")
+    shared.claim(out, "import")
     data = shared.load(source, map_, aspect, split, texts, format_)
     write_dataset(data, out)
     for name, frame in data.tables().items():

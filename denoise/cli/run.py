@@ -107,7 +107,7 @@ def run(
     texts: shared.Texts = None,
 ) -> None:
     """Train, score what was not trained on, infer weights, and again: full EM."""
-    from denoise import processes, tables
+    from denoise import processes
     from denoise.cli.console import say
     from denoise.errors import naming_files, refuse
     from denoise.rounds import run as rounds_of
@@ -122,8 +122,7 @@ def run(
         )
     if model is None:
         refuse("there is no model to start from", fix="give --model, or `model:` in the file")
-    shared.claim(out)
-    tables.check_out(out, "run")
+    shared.claim(out, "run")
     data = shared.load(source, map_, aspect, split, texts)
     gold = shared.load(holdout, (), "overall", None, None) if holdout else None
     if folds == 1:

@@ -107,6 +107,7 @@ def score(
 ) -> None:
     """Score both responses of each pair with policy and reference, or with a reward model."""
     from denoise.cli.console import next_step, say
+    from denoise.cluster import connected
     from denoise.errors import naming_files
     from denoise.scores import check_scores_out, score_file
     from denoise.stages import score as stage
@@ -137,14 +138,15 @@ def score(
     shared.claim(path)
     check_scores_out(path)
     data = shared.load(source, map_, aspect, split, texts)
-    with naming_files(pairs=source):
-        planned = stage.plan(data, policy, reference, settings, say)
-    for note in planned.notes:
-        say(note)
-    if dry_run:
-        _dry_run(planned)
-        return
-    result = stage.score_to_file(planned, path, announce=say, progress=True)
+    with connected(settings.cluster):
+        with naming_files(pairs=source):
+            planned = stage.plan(data, policy, reference, settings, say)
+        for note in planned.notes:
+            say(note)
+        if dry_run:
+            _dry_run(planned)
+            return
+        result = stage.score_to_file(planned, path, announce=say, progress=True)
     if result is None:
         say(f"{path} is there already, from the same inputs and settings")
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from denoise import schema, tables
+from denoise.cluster import connected
 from denoise.dataset import Dataset
 from denoise.locks import locked
 from denoise.rounds import rows as training
@@ -85,7 +86,7 @@ def run(
     """
     settings = RunSettings.of(options)
     settings.check()
-    with locked(out):
+    with locked(out), connected(settings.score().cluster):
         tables.check_out(out, "run")
         job = open_job(
             data,

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from denoise import schema, tables
+from denoise.cluster import connected
 from denoise.dataset import Dataset
 from denoise.errors import RunError, raise_any, refuse
 from denoise.locks import locked
@@ -91,8 +92,10 @@ def score(
             other settings.
         RunError: a pair does not fit into memory, or a score is not finite.
     """
-    planned = plan(data, policy, reference, ScoreSettings(**options), announce)
-    return run(planned, work, announce, progress)
+    settings = ScoreSettings(**options)
+    with connected(settings.cluster):
+        planned = plan(data, policy, reference, settings, announce)
+        return run(planned, work, announce, progress)
 
 
 def run(

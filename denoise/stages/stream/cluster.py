@@ -277,15 +277,15 @@ class _Deal:
     def _check(self, reports: Sequence[Report]) -> None:
         """Refuse what is wrong with the rows, the first of the files' order."""
         self._check_answers(reports)
-        for problem, refusal in (
-            ("foreign_score", files.refuse_foreign_score),
-            ("second_score", files.refuse_second_score),
+        for problem, wrong in (
+            ("foreign_score", files.FOREIGN),
+            ("second_score", files.SECOND),
         ):
             found = [getattr(r, problem) for r in reports if getattr(r, problem) is not None]
             if found:
                 number, row = min(found)
                 file = self.margins.files[number]
-                refusal(file, row, files.pair_id_at(file, row))
+                files.refuse_score(wrong, file, row, files.pair_id_at(file, row))
         foreign = [r.foreign_votes for r in reports if r.foreign_votes is not None]
         if foreign:
             row = min(row for _, row in foreign)

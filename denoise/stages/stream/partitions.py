@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from denoise.cluster import got
 from denoise.noise import Floats
 from denoise.pooled import index
-from denoise.pooled.ballots import Ballots, sampled
+from denoise.pooled.ballots import Ballots, added, sampled
 from denoise.pooled.index import Keys, Rows
 from denoise.stages.stream.confidences import Columns, of_rows
 from denoise.stages.stream.tally import Tally, of_every_pair, voted_pairs
@@ -69,10 +69,15 @@ class Report(NamedTuple):
     tally: Tally | None = None
 
 
-class Held(NamedTuple):
-    """Something that every part holds, under this number."""
+class Held:
+    """Something that every part holds, under this number, until the driver's is gone."""
 
-    number: int
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Lost(Exception):
+    """What a worker held is lost with it."""
 
 
 class Part:
@@ -157,6 +162,8 @@ class Part:
         """`work` of the votes here, kept under a number where one is given."""
         for number in dropped:
             self.held.pop(number, None)
+        if any(isinstance(each, Held) and each.number not in self.held for each in given):
+            raise Lost  # by the worker in whose place this one is
         mine = (self.held[each.number] if isinstance(each, Held) else each for each in given)
         made = work(self.votes, *mine)
         if keep is None:
@@ -176,10 +183,6 @@ class Part:
             self.places[begin:end] - first,
             *of_rows(self.rows[begin:end], self.columns, self.votes.threads),
         )
-
-
-class Lost(Exception):
-    """What a worker held is lost with it."""
 
 
 class Partitions:
@@ -213,6 +216,7 @@ class Partitions:
         self.annotator = np.arange(self.n_annotators)
         self.level = np.zeros(self.n_annotators, np.int64)
         self._next, self._dropped = 0, []
+        self._concluded: list[tuple[Floats, float]] | None = None
 
     def by_annotator(self, of_cells: Floats) -> Floats:
         """A cell is an annotator."""
@@ -224,14 +228,14 @@ class Partitions:
 
     def hold(self, made: Callable[..., T], *given: Any) -> T:
         """`made(part, *given)`, held by the workers."""
-        held = _Token(self._next)
+        held = Held(self._next)
         self._next += 1
         weakref.finalize(held, self._dropped.append, held.number)
         self._run(made, given, held.number)
         return held  # type: ignore[return-value]
 
     def again(self, work: Callable[[], T]) -> T:
-        """`work()`, from its beginning where what it held was lost."""
+        """`work()`, from its beginning where what it holds was lost."""
         while True:
             try:
                 return work()
@@ -248,7 +252,8 @@ class Partitions:
             (kept[(kept >= first) & (kept < last)] - first,)
             for first, last in itertools.pairwise(edges)
         ]
-        return joined(self._run(_of_pairs, given, None, by_part=True), self.n_known > 0)
+        parts = self._run(Ballots.of_pairs, given, None, by_part=True)
+        return joined(parts, self.n_known > 0)
 
     def _run(
         self,
@@ -257,35 +262,37 @@ class Partitions:
         keep: int | None,
         by_part: bool = False,
     ) -> list[T]:
-        """`given` is of each part where `by_part`. A lost part makes `Lost` of what was held."""
-        dropped, self._dropped[:] = list(self._dropped), []
-        needs = any(isinstance(each, _Token) for each in given)
-        plain = [Held(each.number) if isinstance(each, _Token) else each for each in given]
-        shared = None if by_part else self.ray.put(plain)
+        """`given` is of each part where `by_part`.
 
-        def call(number: int) -> Any:
-            what = plain[number] if by_part else shared
+        Raises:
+            Lost: something of `given` was held by a worker that died.
+        """
+        dropped, self._dropped[:] = list(self._dropped), []
+        shared = None if by_part else self.ray.put(given)
+
+        def ask(number: int) -> Any:
+            what = given[number] if by_part else shared
             return self.parts[number].run.remote(work, what, keep, dropped)
 
-        def once_more(number: int) -> Any:
-            if needs:
-                raise Lost
-            return call(number)
+        return self._answers(ask)
 
-        calls = [call(number) for number in range(len(self.parts))]
-        return [self._answer(number, ref, once_more) for number, ref in enumerate(calls)]
-
-    def _answer(self, number: int, ref: Any, once_more: Callable[[int], Any]) -> Any:
-        """What a worker says; one that has died is replaced and asked once more."""
-        while True:
-            try:
-                return got(self.ray, ref)
-            except self.ray.exceptions.RayActorError:
-                self._replace(number)
-                ref = once_more(number)
+    def _answers(self, ask: Callable[[int], Any]) -> list[Any]:
+        """What every worker says; one that has died is replaced and asked once more."""
+        refs, answers = [ask(number) for number in range(len(self.parts))], []
+        for number, ref in enumerate(refs):
+            while True:
+                try:
+                    answers.append(got(self.ray, ref))
+                    break
+                except self.ray.exceptions.RayActorError:
+                    self._replace(number)
+                    ref = ask(number)
+        return answers
 
     def _replace(self, number: int) -> None:
         self.parts[number] = self.make(number)
+        if self._concluded is not None:
+            self._conclude(number)
 
     def conclude(self, log_odds: Floats, tau: float) -> None:
         """Tell the workers s of the pairs, [J], for `values`."""
@@ -303,26 +310,10 @@ class Partitions:
         def ask(number: int) -> Any:
             return self.parts[number].values.remote(first, first + count)
 
-        def once_more(number: int) -> Any:
-            self._conclude(number)
-            return ask(number)
-
-        refs = [ask(number) for number in range(len(self.parts))]
-        pieces = [self._answer(number, ref, once_more) for number, ref in enumerate(refs)]
+        pieces = self._answers(ask)
         place, *columns = (np.concatenate(each) for each in zip(*pieces, strict=True))
         order = np.argsort(place)
         return tuple(column[order] for column in columns)
-
-
-class _Token:
-    """What `Partitions.hold` gives: once it is gone, the workers let go of what they hold."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def _of_pairs(part: Ballots, kept: NDArray[np.int64]) -> Ballots:
-    return part.of_pairs(kept)
 
 
 def joined(parts: Sequence[Ballots], known: bool) -> Ballots:
@@ -342,14 +333,6 @@ def joined(parts: Sequence[Ballots], known: bool) -> Ballots:
 
 def total(tallies: Sequence[Tally]) -> Tally:
     """The sums of all."""
-
-    def counts(each: Mapping[str, int]) -> NDArray[np.int64]:
-        return np.array(list(each.values()))
-
-    whole = sum(counts(tally.counts) for tally in tallies)
-    return Tally(
-        sum(tally.rows for tally in tallies),
-        sum(tally.told for tally in tallies),
-        sum(tally.agree for tally in tallies),
-        dict(zip(tallies[0].counts, whole.tolist(), strict=True)),
-    )
+    by_annotator = added([tally[:3] for tally in tallies])
+    counts = {name: sum(tally.counts[name] for tally in tallies) for name in tallies[0].counts}
+    return Tally(*by_annotator, counts)

@@ -259,10 +259,11 @@ def read_margins(
             codes = pairs.codes(ids, file, threads)
             foreign = np.flatnonzero(codes < 0)
             if len(foreign):
-                refuse_foreign_score(file, first + int(foreign[0]), ids[int(foreign[0])].as_py())
+                row = int(foreign[0])
+                refuse_score(FOREIGN, file, first + row, ids[row].as_py())
             again = by_pair.fill(codes, values, margin)
             if again >= 0:
-                refuse_second_score(file, first + again, ids[again].as_py())
+                refuse_score(SECOND, file, first + again, ids[again].as_py())
     return margin
 
 
@@ -284,28 +285,14 @@ def score_rows(
         yield first, batch.column("pair_id"), values
 
 
-def refuse_foreign_score(file: Path, row: int, found: object = None) -> NoReturn:
-    """Refuse a score of a pair that is not there."""
-    refuse(
-        "a score of a pair that the data do not have",
-        file=file,
-        row=row,
-        column="pair_id",
-        found=found,
-        fix="run `denoise score` on these data",
-    )
+FOREIGN = ("a score of a pair that the data do not have", "run `denoise score` on these data")
+SECOND = ("a pair is scored again", "give each pair's scores once")
 
 
-def refuse_second_score(file: Path, row: int, found: object = None) -> NoReturn:
-    """Refuse scores that hold a pair twice."""
-    refuse(
-        "a pair is scored again",
-        file=file,
-        row=row,
-        column="pair_id",
-        found=found,
-        fix="give each pair's scores once",
-    )
+def refuse_score(wrong: tuple[str, str], file: Path, row: int, found: object) -> NoReturn:
+    """Refuse a row of scores: `FOREIGN` or `SECOND`, and the pair that it names."""
+    problem, fix = wrong
+    refuse(problem, file=file, row=row, column="pair_id", found=found, fix=fix)
 
 
 class RowStore:
