@@ -61,8 +61,7 @@ def session(address: str | None = None) -> Iterator[Any]:
         with _speechless():
             ray.init(address or "local", logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [""])[-1]
-        raise RunError(f"Ray cannot be reached{_at(address)}: {line}") from error
+        raise RunError(f"Ray cannot be reached{_at(address)}: {_reason(error)}") from error
     try:
         yield ray
     finally:
@@ -96,6 +95,19 @@ def connected(workers: Workers | None) -> Iterator[None]:
 
 def _at(address: str | None) -> str:
     return f" at {address}" if address else ""
+
+
+def _reason(error: BaseException) -> str:
+    """Why, in a line: that a token is wanted, which Ray says far down, or its last line."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if "InvalidAuthToken" in str(seen):
+            return (
+                "it wants the cluster's token; put it in ~/.ray/auth_token (`ray get-auth-token` "
+                "prints it on the head) and export RAY_AUTH_MODE=token"
+            )
+        seen = seen.__cause__
+    return (str(error).strip().splitlines() or [""])[-1]
 
 
 def _check_listening(address: str) -> None:

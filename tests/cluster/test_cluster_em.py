@@ -1,7 +1,11 @@
 """EM on three Ray nodes against EM on one machine: the same tables and refusals."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import polars as pl
@@ -9,6 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from test_stream import data, refused, scores_of, write
 
+from denoise.cluster import LOOPBACK
 from denoise.errors import InputError
 from denoise.stages.em import read_em
 from denoise.stages.stream import em_stream
@@ -224,6 +229,44 @@ def test_nobody_at_the_address_is_said_at_once(tmp_path):
     assert done.returncode == 1
     assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_cluster_with_a_token_says_what_it_wants(tmp_path):
+    """A head as `ray start` makes it, for who has its token."""
+    directory = write(tmp_path / "data", *data(2))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    theirs = {**os.environ, **LOOPBACK, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    subprocess.run([*ray, "get-auth-token", "--generate"], env=theirs, check=True, timeout=60)
+    head = ["start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
+    words = [*ray, *head, "--include-dashboard=false", "--disable-usage-stats"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # A group of its own: `ray stop` would end every cluster of this machine.
+    running = subprocess.Popen(words, env=theirs, start_new_session=True, **quiet)
+    try:
+        address = f"127.0.0.1:{port}"
+        for _ in range(100):
+            with socket.socket() as tried:
+                if tried.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.3)
+        command = [sys.executable, "-m", "denoise", "em", str(directory), "--engine", "ray"]
+        command += ["--ray-address", address, "--out", str(tmp_path / "out")]
+        strangers = {**theirs, "RAY_AUTH_MODE": "disabled"}
+        options = {"capture_output": True, "text": True, "timeout": 150}
+        refused_there = subprocess.run(command, env=strangers, **options)
+        assert refused_there.returncode == 1
+        assert "it wants the cluster's token" in refused_there.stderr
+        token = (tmp_path / ".ray" / "auth_token").read_text().strip()
+        done = subprocess.run(command, env=theirs, **options)
+        assert done.returncode == 0, done.stderr
+        for said in (done, refused_there):
+            assert token not in said.stdout + said.stderr
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
 
 def test_ray_alone_listens_on_loopback_only(tmp_path):
