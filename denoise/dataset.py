@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import polars as pl
 
 from denoise import schema, tables
 from denoise.errors import Fault, raise_any, refuse
+from denoise.places import Place
 from denoise.tables import Provenance
 
 PAIRS_FILE = "pairs.parquet"
@@ -78,19 +78,19 @@ class Dataset:
         return {name: frame for name, frame in every.items() if frame is not None}
 
 
-def write_dataset(data: Dataset, out: Path) -> None:
+def write_dataset(data: Dataset, out: Place) -> None:
     """Write the tables into a directory of their own, all of them or none."""
     with tables.staged_directory(out, data.provenance) as staging:
         for name, frame in data.tables().items():
             tables.write_table(frame, staging / name, data.provenance)
 
 
-def is_dataset(directory: Path) -> bool:
+def is_dataset(directory: Place) -> bool:
     """Whether a directory holds the tables of `import`, or a user's own of the same names."""
-    return (directory / PAIRS_FILE).is_file() or (directory / LABELS_FILE).is_file()
+    return (directory / PAIRS_FILE).exists() or (directory / LABELS_FILE).exists()
 
 
-def read_dataset(directory: Path) -> Dataset:
+def read_dataset(directory: Place) -> Dataset:
     """The data set in a directory that `import` made, or that holds tables of the same contract.
 
     Raises:
@@ -102,11 +102,11 @@ def read_dataset(directory: Path) -> Dataset:
         LABELS_FILE: schema.LABELS,
         SKIPPED_FILE: _SKIPPED,
     }
-    wanted = [LABELS_FILE] if not (directory / PAIRS_FILE).is_file() else [PAIRS_FILE, VOTES_FILE]
+    wanted = [LABELS_FILE] if not (directory / PAIRS_FILE).exists() else [PAIRS_FILE, VOTES_FILE]
     contracts[TRUTH_FILE] = schema.TRUTH_LABELS if LABELS_FILE in wanted else schema.TRUTH_VOTES
     if tables.read_manifest(directory) is not None:  # a user's own files may mean something else
         optional = (TRUTH_FILE, SKIPPED_FILE)
-        wanted += [name for name in optional if (directory / name).is_file()]
+        wanted += [name for name in optional if (directory / name).exists()]
     read = {name: tables.read_table(directory / name, contracts[name]) for name in wanted}
     made = {directory / name: provenance for name, (_, provenance) in read.items()}
     tables.same_run(made)
@@ -128,7 +128,7 @@ def read_dataset(directory: Path) -> Dataset:
     )
 
 
-def _orphans(pairs: pl.DataFrame, votes: pl.DataFrame, file: Path) -> list[Fault]:
+def _orphans(pairs: pl.DataFrame, votes: pl.DataFrame, file: Place) -> list[Fault]:
     known = pairs["pair_id"].cast(pl.String).implode()
     rows = (~votes["pair_id"].cast(pl.String).is_in(known)).arg_true()
     if not len(rows):

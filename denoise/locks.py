@@ -8,18 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from denoise.errors import refuse
+from denoise.places import Place
 
 _HELD: dict[Path, int] = {}
 """The locks of this process, and how often each is taken: one that has a place may write to it."""
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Place) -> Iterator[None]:
     """Keep other processes from writing to `out`; the lock is a file beside it.
+
+    Stores have no locks: what is written to one says in the end whether another wrote there too.
 
     Raises:
         InputError: another process is writing there, or nothing can be written beside it.
     """
+    if not isinstance(out, Path):
+        yield
+        return
     out = out.absolute()
     path = out.with_name(f".{out.name}.lock")
     _HELD[path] = _HELD.get(path, 0) + 1

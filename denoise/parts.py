@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from denoise import tables
 from denoise.errors import refuse
+from denoise.places import Place
 from denoise.tables import Provenance
 
 
@@ -18,7 +17,7 @@ class Parts:
         InputError: the directory holds pieces of other inputs or settings.
     """
 
-    def __init__(self, directory: Path, provenance: Provenance) -> None:
+    def __init__(self, directory: Place, provenance: Provenance) -> None:
         self.directory = directory
         self.provenance = provenance
         kept = tables.read_manifest(directory)
@@ -40,7 +39,6 @@ class Parts:
             )
 
     def _begin(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
         tables.write_text(self.provenance.to_json() + "\n", self.directory / tables.MANIFEST)
 
     def read(self, name: str) -> list[pl.DataFrame]:

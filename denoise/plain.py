@@ -27,3 +27,10 @@ def quote(value: object, width: int = 60) -> str:
     if isinstance(value, str):
         return f"'{plain(value, width)}'"
     return plain(repr(value), width)
+
+
+def without_credentials(source: str) -> str:
+    """Text whose URLs have no user, password, query or fragment, and no token of a service."""
+    source = re.sub(r"(\w+://)[^/\s@]*@", r"\1", source)
+    source = re.sub(r"(\w+://[^\s?#]*)[?#]\S*", r"\1", source)
+    return re.sub(r"\b(hf_[A-Za-z0-9]{16,}|gh[a-z]_\w{30,}|sk-[\w-]{20,})", "***", source)

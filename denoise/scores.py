@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
-from denoise import tables
+from denoise import parquet, places, tables
 from denoise.errors import InputError, refuse
+from denoise.places import Place
 from denoise.tables import Provenance
 
 SKIPPED_SCHEMA = {
@@ -31,23 +32,39 @@ class Scores:
     notes: tuple[str, ...] = ()
 
 
-def score_file(out: Path, shard: tuple[int, int] | None) -> Path:
+def score_file(out: Place, shard: tuple[int, int] | None) -> Place:
     """Where a run writes its scores: `out`, or a numbered file beside it for one shard of many."""
     if shard is None:
         return out
     return out.with_name(f"{out.stem}-{shard[0]:05d}-of-{shard[1]:05d}{out.suffix}")
 
 
-def score_files(path: Path) -> list[Path]:
-    """The file of that name, or else the shards of that name beside it, in order."""
+def score_files(paths: Place | Sequence[Place]) -> list[Place]:
+    """The files of scores that each path stands for.
+
+    It is a file, a directory of them, a pattern, or the name of which shards lie beside it, as
+    `NAME-00000-of-00004.parquet` and so on.
+
+    Raises:
+        InputError: there is no path.
+    """
+    given = [paths] if places.is_name(paths) else list(paths)
+    if not given:
+        refuse("no scores are given", fix="give the file that `denoise score` wrote")
+    return [file for path in given for file in _stands_for(path)]
+
+
+def _stands_for(path: Place) -> list[Place]:
+    if places.is_pattern(path):
+        return places.matches(path)
     if path.exists():
-        return [path]
+        return parquet.files_of(path)
     name = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}")
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    return sorted(file for file in beside if name.fullmatch(file.name)) or [path]
+    return sorted((file for file in beside if name.fullmatch(file.name)), key=str) or [path]
 
 
-def check_scores_out(path: Path) -> None:
+def check_scores_out(path: Place) -> None:
     """Refuse to replace a file that `score` did not make."""
     tables.check_writable(path)
     if path.is_dir():
@@ -62,7 +79,7 @@ def check_scores_out(path: Path) -> None:
             refuse("is no whole table that `denoise score` made", file=path, fix=fix)
 
 
-def write_scores(result: Scores, path: Path) -> None:
+def write_scores(result: Scores, path: Place) -> None:
     """Write the scores, and the pairs that have none beside them, the scores last."""
     skipped = path.with_name(f"{path.stem}.skipped{path.suffix}")
     if len(result.skipped):

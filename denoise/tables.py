@@ -7,26 +7,28 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from denoise import __version__, schema
-from denoise.errors import Fault, InputError, raise_any, refuse
+from denoise import __version__, parquet, places, schema
+from denoise.errors import Fault, InputError, RunError, raise_any, refuse
 from denoise.locks import locked
+from denoise.places import Place
 
 METADATA_KEY = "denoise"
 SCHEMA_KEY = "denoise_schema"
 ROW_GROUP = 1 << 18
 MANIFEST = "denoise.json"
+UNFINISHED = "being_written"
+"""In the manifest of a directory of a store, while its files are being put there: by whom."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,16 @@ class Provenance:
     def from_json(cls, text: str) -> Provenance:
         """The provenance that `to_json` wrote."""
         data = json.loads(text)
-        data.pop("run_id", None)
+        for name in ("run_id", UNFINISHED):
+            data.pop(name, None)
         return cls(**data)
 
 
-def without_credentials(source: str) -> str:
-    """Text whose URLs have no user, password, query or fragment, and no token of a service."""
-    source = re.sub(r"(\w+://)[^/\s@]*@", r"\1", source)
-    source = re.sub(r"(\w+://[^\s?#]*)[?#]\S*", r"\1", source)
-    return re.sub(r"\b(hf_[A-Za-z0-9]{16,}|gh[a-z]_\w{30,}|sk-[\w-]{20,})", "***", source)
-
-
-def file_hash(path: Path) -> str:
+def file_hash(path: Place) -> str:
     """SHA-256 of a file's bytes, or of the sorted names and bytes of a directory's files."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        return schema.digest(*(f"{p.relative_to(path)}={file_hash(p)}" for p in files)).hex()
+        files = places.files_below(path)
+        return schema.digest(*(f"{name}={file_hash(file)}" for name, file in files.items())).hex()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -92,8 +88,17 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its name when the block ends without an error."""
+def atomic_path(path: Place) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its name when the block ends without an error.
+
+    What a store gets lies in the temporary directory of this machine first.
+    """
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory(prefix="denoise-") as scratch:
+            temporary = Path(scratch) / path.name
+            yield temporary
+            places.upload(temporary, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # One name for all attempts: what a killed one left is replaced by the next.
     temporary = path.with_name(f".{path.name}.tmp")
@@ -106,18 +111,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(text: str, path: Path) -> None:
+def write_text(text: str, path: Place) -> None:
     """Write a text file whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(content: Mapping[str, Any], path: Path) -> None:
+def write_json(content: Mapping[str, Any], path: Place) -> None:
     """Write a JSON file whole or not at all, its keys in order."""
     write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", path)
 
 
-def write_table(frame: pl.DataFrame, path: Path, provenance: Provenance) -> None:
+def write_table(frame: pl.DataFrame, path: Place, provenance: Provenance) -> None:
     """Write a Parquet table whole or not at all, with its provenance in the metadata."""
     with atomic_path(path) as temporary:
         table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -137,9 +142,15 @@ def metadata_of(provenance: Provenance) -> dict[str, str]:
     return {METADATA_KEY: provenance.to_json(), SCHEMA_KEY: str(schema.VERSION)}
 
 
-def read_provenance(path: Path) -> Provenance | None:
-    """What the Parquet file's metadata says made it; None for a user's own table."""
-    metadata = _parquet(path).metadata.metadata or {}
+def read_provenance(table: Place) -> Provenance | None:
+    """What the metadata of a Parquet table says made it; None for a user's own."""
+    made = {file: _provenance(file) for file in parquet.files_of(table)}
+    same_run(made)
+    return next((each for each in made.values() if each is not None), None)
+
+
+def _provenance(path: Place) -> Provenance | None:
+    metadata = parquet.open_file(path).metadata.metadata or {}
     _check_version(metadata.get(SCHEMA_KEY.encode()), path)
     text = metadata.get(METADATA_KEY.encode())
     if not text:
@@ -155,7 +166,7 @@ def read_provenance(path: Path) -> Provenance | None:
         )
 
 
-def _check_version(text: bytes | None, path: Path) -> None:
+def _check_version(text: bytes | None, path: Place) -> None:
     """Refuse a table whose columns a later version of denoise defined; none given is the first."""
     if text is None or (text.isdigit() and int(text[:9]) <= schema.VERSION):
         return
@@ -168,53 +179,21 @@ def _check_version(text: bytes | None, path: Path) -> None:
     )
 
 
-def columns_of(path: Path) -> pa.Schema:
-    """The columns of a Parquet file with their types."""
-    return _parquet(path).schema_arrow
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    if path.is_dir():
-        refuse("is a directory, where a Parquet file is wanted", file=path, fix="name the file")
-    try:
-        found = pq.ParquetFile(path, page_checksum_verification=True)
-        check_rows(found.metadata.num_rows, path.stat().st_size, path)
-        return found
-    except FileNotFoundError:
-        refuse("there is no such file", file=path, fix="check the path")
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
-
-
-ROWS_A_BYTE, ROWS_AT_LEAST = 200, 1 << 24
-"""A file may hold so many rows a byte, once it holds so many: a table of who said what has a few,
-one value over and over has hundreds, and a file made to fill the memory has millions."""
-
-
-def check_rows(rows: int, size: int, path: Path) -> None:
-    """Refuse a Parquet file of a few bytes that stands for more rows than fit into memory."""
-    if rows > max(ROWS_AT_LEAST, ROWS_A_BYTE * size):
-        refuse(
-            f"{rows:,} rows in {size:,} bytes: no table of data, but one made to fill the memory",
-            file=path,
-            fix="get the file from a source that you trust",
-        )
-
-
-def read_frame(path: Path) -> pl.DataFrame:
-    """The rows of a Parquet file, its checksums verified where it has some.
+def read_frame(table: Place) -> pl.DataFrame:
+    """The rows of a Parquet file, or of all in a directory, their checksums verified.
 
     Raises:
-        InputError: the file is missing, cut short or damaged.
+        InputError: a file is missing, cut short or damaged, or has other columns than the others.
+        RunError: the store that holds it failed.
     """
-    try:
-        return pl.DataFrame(pl.from_arrow(_parquet(path).read()))
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-        refuse("the Parquet file cannot be read", file=path, found=str(error), fix="write it again")
+    files = parquet.files_of(table)
+    if len(files) > 1:
+        parquet.columns_of(table)
+    return pl.concat([parquet.read_rows(file, table) for file in files])
 
 
 def read_table(
-    path: Path, contract: schema.Contract, *, may_be_empty: bool = False
+    path: Place, contract: schema.Contract, *, may_be_empty: bool = False
 ) -> tuple[pl.DataFrame, Provenance | None]:
     """A table that keeps its contract, and its provenance (None for a user's own table).
 
@@ -230,16 +209,30 @@ def read_table(
     return frame, provenance
 
 
-def read_manifest(directory: Path) -> Provenance | None:
+def read_manifest(directory: Place) -> Provenance | None:
     """What made a directory, from its manifest; None where there is no readable one."""
+    text = _manifest(directory)
     try:
-        return Provenance.from_json((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, AttributeError):
+        return Provenance.from_json(text)
+    except (ValueError, TypeError, AttributeError):
         return None
 
 
-def check_writable(out: Path) -> None:
+def _manifest(directory: Place) -> str:
+    try:
+        return (directory / MANIFEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        places.failed(error, directory)
+        return ""
+
+
+def check_writable(out: Place) -> None:
     """Refuse an output that could not be written, before any work is done for it."""
+    if not isinstance(out, Path):
+        places.check_writable(out)
+        return
     out = out.absolute()
     try:
         nearest = next(path for path in (out, *out.parents) if path.exists())
@@ -250,7 +243,7 @@ def check_writable(out: Path) -> None:
         refuse("cannot be written", file=out, found=error.strerror, fix="give another --out")
 
 
-def check_out(out: Path, made_by: str) -> None:
+def check_out(out: Place, made_by: str) -> None:
     """Refuse an output directory that is neither empty nor an earlier output of the same command.
 
     Called before the work starts, so that hours are not lost to a name.
@@ -271,11 +264,17 @@ def check_out(out: Path, made_by: str) -> None:
 
 
 @contextlib.contextmanager
-def staged_directory(out: Path, provenance: Provenance) -> Iterator[Path]:
+def staged_directory(out: Place, provenance: Provenance) -> Iterator[Path]:
     """A sibling directory that takes the place of `out` when the block ends without an error.
 
     What a killed command left beside `out` is removed first. The manifest is written last.
     """
+    if not isinstance(out, Path):
+        check_out(out, provenance.made_by)
+        with tempfile.TemporaryDirectory(prefix="denoise-") as scratch:
+            yield Path(scratch)
+            publish(Path(scratch), out, provenance)
+        return
     with locked(out):
         yield from _staged(out, provenance)
 
@@ -305,8 +304,78 @@ def _staged(out: Path, provenance: Provenance) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def same_run(provenances: Mapping[Path, Provenance | None]) -> None:
-    """Refuse tables of one directory that different runs made; tables without provenance pass."""
+def publish(directory: Path, out: Place, provenance: Provenance) -> None:
+    """Put a directory of this machine in a store, in the place of an earlier one.
+
+    A store renames no directories. So the manifest says first that the files are being written,
+    which readers refuse, and last that they are whole.
+
+    Raises:
+        RunError: the store failed, or another command wrote there meanwhile.
+    """
+    files = places.files_below(directory)
+    files.pop(MANIFEST, None)
+    whole, mark = provenance.to_json() + "\n", uuid.uuid4().hex
+    unfinished = json.dumps({**json.loads(whole), UNFINISHED: mark})
+    write_text(unfinished, out / MANIFEST)
+    for name, file in files.items():
+        places.upload(file, out / name)
+    for name, stale in places.files_below(out).items():
+        if name not in files and name != MANIFEST:
+            stale.unlink()
+    if mark not in _manifest(out):
+        write_text(unfinished, out / MANIFEST)
+        raise RunError(f"{out}: another command wrote there at the same time; repeat this one")
+    write_text(whole, out / MANIFEST)
+
+
+@contextlib.contextmanager
+def workshop(out: Place) -> Iterator[Path]:
+    """Where a command makes the directory `out` over hours: there, or here for one of a store.
+
+    What is in the store is here first, so that the command goes on from it; at the end it is
+    published. Killed in between, the command finds its work here.
+
+    Raises:
+        RunError: the store failed.
+    """
+    if isinstance(out, Path):
+        yield out
+        return
+    here = places.cache() / "work" / schema.digest(str(out)).hex() / out.name
+    with locked(here):
+        if not here.exists() and is_whole(out):
+            with tempfile.TemporaryDirectory(dir=here.parent) as scratch:
+                places.fetch(out, Path(scratch) / out.name)
+                (Path(scratch) / out.name).rename(here)
+        yield here
+        if (made := read_manifest(here)) is not None:
+            publish(here, out, made)
+    places.remove(here.parent)
+
+
+def is_whole(directory: Place) -> bool:
+    """Whether a manifest says that all files of a directory are there."""
+    return read_manifest(directory) is not None and UNFINISHED not in _manifest(directory)
+
+
+def _check_published(directory: Place) -> None:
+    """Refuse a directory of a store whose files are not all there yet."""
+    if UNFINISHED in _manifest(directory):
+        refuse(
+            "is being written, or the command that wrote it was killed",
+            file=directory,
+            fix="wait until it has ended, or repeat it",
+        )
+
+
+def same_run(provenances: Mapping[Place, Provenance | None]) -> None:
+    """Refuse tables of one directory that different runs made; tables without provenance pass.
+
+    Of a store's directory, a table that was put there after the reading is seen by this.
+    """
+    for directory in {path.parent for path in provenances if places.is_remote(path)}:
+        _check_published(directory)
     known = {path: p for path, p in provenances.items() if p is not None}
     if len({p.run_id for p in known.values()}) > 1:
         raise InputError(

@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "denoise"
 LAYERS = [
     {"__init__", "plain"},
     {"errors"},
+    {"places"},
     {"schema"},
-    {"losses", "noise", "locks", "tables", "tokenise", "plot"},
+    {"losses", "noise", "locks", "parquet", "tables", "tokenise", "plot"},
     {"pooled", "crowd"},
     {"quality"},
     {"dataset", "scores", "parts", "processes", "progress", "simulate", "cluster"},
@@ -38,6 +39,8 @@ HEAVY = {
     "httpx2",
     "anyio",
     "ray",
+    "upath",
+    "fsspec",
 }
 MAY_BE_HEAVY = {
     *(f"scorers/{name}.py" for name in ("transformers", "reward", "server", "endpoint")),

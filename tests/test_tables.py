@@ -7,6 +7,7 @@ import pytest
 
 from denoise import schema, tables
 from denoise.errors import InputError
+from denoise.plain import without_credentials
 from denoise.tables import Provenance
 
 FRAME = pl.DataFrame({"pair_id": ["p"], "prompt": ["q"], "response_a": ["x"], "response_b": ["y"]})
@@ -144,7 +145,7 @@ def test_tables_of_two_runs_are_refused(tmp_path):
     ],
 )
 def test_credentials_are_not_kept(given, kept):
-    assert tables.without_credentials(given) == kept
+    assert without_credentials(given) == kept
 
 
 def test_the_pairs_hash_sees_texts_and_ids_and_not_the_order():

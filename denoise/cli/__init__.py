@@ -7,7 +7,8 @@ import sys
 from typing import NoReturn
 
 from denoise.errors import DenoiseError
-from denoise.plain import plain
+from denoise.places import is_of_a_store
+from denoise.plain import plain, without_credentials
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -32,8 +33,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        what = plain(f"{type(error).__name__}: {error}", 300)
-        print(f"denoise: failed: {what} (--debug shows where)", file=sys.stderr)
+        what = plain(without_credentials(f"{type(error).__name__}: {error}"), 300)
+        fix = "; check the address, the network and your credentials"
+        more = fix if is_of_a_store(error) else ""
+        print(f"denoise: failed: {what}{more} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
     finally:
         claims.close()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from denoise.places import Place, place, scheme_of
 
 if TYPE_CHECKING:
     from denoise.cluster import Workers
@@ -26,6 +29,23 @@ app = typer.Typer(
     "`denoise demo` shows them.",
 )
 
+
+def lasting_place(name: str) -> Place:
+    """The place of that name.
+
+    Raises:
+        InputError: it is of no known store, or would be gone with this command.
+    """
+    from denoise.errors import refuse
+
+    if scheme_of(str(name)) == "memory":
+        refuse("is gone when the command ends", file=name, fix="memory:// is for programs")
+    return place(name)
+
+
+path_option = partial(typer.Option, parser=lasting_place, metavar="PATH")
+"""An option that names a file or directory: a path, or the URL of a store."""
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -42,7 +62,7 @@ Map = Annotated[
 ]
 Aspect = Annotated[str, typer.Option(help="The question, where annotators answered several.")]
 Split = Annotated[str | None, typer.Option(help="The split of a dataset from the hub or on disk.")]
-Texts = Annotated[Path | None, typer.Option(help="The table of texts that long votes refer to.")]
+Texts = Annotated[Path | None, path_option(help="The table of texts that long votes refer to.")]
 Engine = Annotated[
     str, typer.Option(help="local, or ray: on a Ray cluster ('denoise-prefs[ray]').")
 ]
@@ -84,7 +104,7 @@ def cluster(
     return None
 
 
-def claim(out: Path, made_by: str | None = None) -> None:
+def claim(out: Place, made_by: str | None = None) -> None:
     """Keep other commands from writing to `out` until this one ends.
 
     Where it is a directory, `made_by` is the command that alone may have made what is there.

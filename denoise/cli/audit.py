@@ -30,9 +30,10 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path, shared.path_option(help="The page to write.")] = Path("report.html"),
     truth: Annotated[
-        Path | None, typer.Option(help="Known answers: item_id and label, or pair_id and vote.")
+        Path | None,
+        shared.path_option(help="Known answers: item_id and label, or pair_id and vote."),
     ] = None,
     slice_: Annotated[
         list[str],
@@ -56,15 +57,22 @@ def audit(
         ),
     ] = None,
     clean: Annotated[
-        Path | None, typer.Option(help="Write one label an item, with its posterior (Parquet).")
+        Path | None,
+        shared.path_option(help="Write one label an item, with its posterior (Parquet)."),
     ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write the audit as JSON.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write its tables here, as CSV.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="Write its tables here, as Parquet.")] = None,
+    json_: Annotated[
+        Path | None, shared.path_option("--json", help="Write the audit as JSON.")
+    ] = None,
+    csv: Annotated[Path | None, shared.path_option(help="Write its tables here, as CSV.")] = None,
+    parquet: Annotated[
+        Path | None, shared.path_option(help="Write its tables here, as Parquet.")
+    ] = None,
     anonymize: Annotated[
         bool, typer.Option("--anonymize", help="Pseudonyms for annotators; the key is not kept.")
     ] = False,
-    scores: Annotated[Path | None, typer.Option(help="pairs: what `denoise score` wrote.")] = None,
+    scores: Annotated[
+        Path | None, shared.path_option(help="pairs: what `denoise score` wrote.")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="pairs: dpo (unless told), ipo, …")] = None,
     beta: Annotated[float | None, typer.Option(help="pairs: the loss's β.")] = None,
     gamma: Annotated[float | None, typer.Option(help="pairs: SimPO's γ.")] = None,

@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import typer
-
 from denoise.cli import app as shared
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ class Found(NamedTuple):
 
 @shared.app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="The directory to work in.")] = Path("demo"),
+    out: Annotated[Path, shared.path_option(help="The directory to work in.")] = Path("demo"),
 ) -> None:
     """Run the commands on the quick-start set, and rounds of training, in a few minutes."""
     from denoise import tables

@@ -24,7 +24,7 @@ def em(
     source: shared.Source,
     scores: Annotated[
         Path | None,
-        typer.Option(help="What `denoise score` wrote; shards of one run are joined."),
+        shared.path_option(help="What `denoise score` wrote; shards of one run are joined."),
     ] = None,
     loss: Annotated[
         str | None,
@@ -57,10 +57,11 @@ def em(
         str, typer.Option(help="labels: auto, majority, one-coin, guesser or dawid-skene.")
     ] = "auto",
     truth: Annotated[
-        Path | None, typer.Option(help="Known answers: pair_id and vote, or item_id and label.")
+        Path | None,
+        shared.path_option(help="Known answers: pair_id and vote, or item_id and label."),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="An earlier run, whose votes count as well.")
+        Path | None, shared.path_option(help="An earlier run, whose votes count as well.")
     ] = None,
     schedule: Annotated[
         str, typer.Option(help="paper: full (Eq. 6, to convergence) or ema (Eq. 7, mini-batches).")
@@ -80,7 +81,7 @@ def em(
     engine: shared.Engine = "local",
     ray_address: shared.RayAddress = None,
     show: Annotated[int, typer.Option(help="How many annotators and labels to print.")] = 10,
-    out: Annotated[Path, typer.Option(help="The directory to write.")] = Path("em"),
+    out: Annotated[Path, shared.path_option(help="The directory to write.")] = Path("em"),
     map_: shared.Map = (),
     aspect: shared.Aspect = "overall",
     split: shared.Split = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from denoise.cli import app as shared
+from denoise.places import place
 
 
 @shared.app.command()
@@ -16,6 +17,7 @@ def export(
     em_dir: Annotated[
         Path,
         typer.Argument(
+            parser=place,
             metavar="EM_DIR",
             help="What `denoise em` wrote, or a Parquet file with vote_id and confidence.",
             show_default=False,
@@ -47,7 +49,7 @@ def export(
     rows: Annotated[
         str, typer.Option(help="pairs: one row a pair; votes: every row of the source.")
     ] = "pairs",
-    out: Annotated[Path, typer.Option(help="The directory to write.")] = Path("weighted"),
+    out: Annotated[Path, shared.path_option(help="The directory to write.")] = Path("weighted"),
     push_to_hub: Annotated[
         str | None,
         typer.Option(metavar="USER/NAME", help="Upload it too (private unless --public)."),

@@ -20,7 +20,7 @@ def import_(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The directory to write.", show_default=False)],
+    out: Annotated[Path, shared.path_option(help="The directory to write.", show_default=False)],
     map_: shared.Map = (),
     aspect: shared.Aspect = "overall",
     split: shared.Split = None,

@@ -35,7 +35,7 @@ def run(
         str | None,
         typer.Option(metavar="MODEL", help="Where training starts, as for `score --policy`."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The directory of the run.")] = Path("run"),
+    out: Annotated[Path, shared.path_option(help="The directory of the run.")] = Path("run"),
     loss: Annotated[str, typer.Option(help="dpo, ipo, simpo or cpo.")] = "dpo",
     rounds: Annotated[int, typer.Option(help="At most so many.")] = 3,
     folds: Annotated[int, typer.Option(help="Policies a round, by prompt.")] = 3,
@@ -107,7 +107,7 @@ def run(
     texts: shared.Texts = None,
 ) -> None:
     """Train, score what was not trained on, infer weights, and again: full EM."""
-    from denoise import processes
+    from denoise import processes, tables
     from denoise.cli.console import say
     from denoise.errors import naming_files, refuse
     from denoise.rounds import run as rounds_of
@@ -162,11 +162,11 @@ def run(
         "trust_remote_code": trust_remote_code,
     }
     files = {"pairs": source, "votes": source, "holdout": holdout or "holdout"}
-    with View(rounds) as view, naming_files(**files):
+    with View(rounds) as view, naming_files(**files), tables.workshop(out) as here:
         result = rounds_of(
             data,
             model=model,
-            out=out,
+            out=here,
             reference=reference,
             holdout=gold,
             announce=say,
@@ -194,7 +194,7 @@ def _conclude(result: RunResult, out: Path, data: Dataset) -> None:
             f"p = {held_out.p_value:.2g}"
         )
     say(f"wrote {out}: policy, weighted (the data set), report.html, summary.json, round-*")
-    next_step("denoise", "score", "NEW_DATA", "--policy", result.policy, "--out", "scores.parquet")
+    next_step("denoise", "score", "NEW_DATA", "--policy", out / "policy", "--out", "scores.parquet")
 
 
 class View:

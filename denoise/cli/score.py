@@ -35,7 +35,7 @@ def score(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("scores.parquet"),
+    out: Annotated[Path, shared.path_option(help="The table to write.")] = Path("scores.parquet"),
     reference: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="What the policy was trained from (DPO, IPO)."),

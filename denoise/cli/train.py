@@ -24,7 +24,7 @@ def train(
         typer.Option(metavar="MODEL", help="Where training starts.", show_default=False),
     ],
     loss: Annotated[str, typer.Option(help="dpo, ipo, simpo or cpo.")] = "dpo",
-    out: Annotated[Path, typer.Option(help="The policy's directory.")] = Path("policy"),
+    out: Annotated[Path, shared.path_option(help="The policy's directory.")] = Path("policy"),
     objective: Annotated[
         str | None, typer.Option(help="mixture or gibbs (the paper's Eq. 5); by the loss.")
     ] = None,
@@ -35,7 +35,9 @@ def train(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(help="Its log-probs, from `denoise score --reference`; not computed again."),
+        shared.path_option(
+            help="Its log-probs, from `denoise score --reference`; not computed again."
+        ),
     ] = None,
     pairs: Annotated[
         str | None,
@@ -100,6 +102,7 @@ def train(
     from denoise import processes, tables
     from denoise.cli.console import let_the_first_process_speak, next_step, say
     from denoise.errors import naming_files, refuse
+    from denoise.places import is_remote
     from denoise.stages import train as stage
     from denoise.stages.evidence import join_scores
     from denoise.stages.training_rows import (
@@ -111,6 +114,9 @@ def train(
     )
 
     let_the_first_process_speak()
+    if processes.count() > 1 and is_remote(out):
+        fix = "give a directory that all of them see"
+        refuse("several processes cannot train into a store", file=out, fix=fix)
     if processes.is_first():
         shared.claim(out)
     tables.check_out(out, "train")
@@ -165,16 +171,17 @@ def train(
             notes += more
         for note in notes:
             say(note)
-        done = stage.train(
-            rows,
-            model=model,
-            out=out,
-            reference=reference,
-            evaluation=None if on is None else labelled_rows(on)[0],
-            announce=say,
-            progress=True,
-            **options,
-        )
+        with tables.workshop(out) as here:
+            done = stage.train(
+                rows,
+                model=model,
+                out=here,
+                reference=reference,
+                evaluation=None if on is None else labelled_rows(on)[0],
+                announce=say,
+                progress=True,
+                **options,
+            )
     print_log(done.log)
     if done.reliability is not None:
         print_reliability(done.reliability)

@@ -1,4 +1,4 @@
-"""A local file as a table: JSONL, JSON, CSV, TSV or Parquet, plain or gzip or zstd compressed."""
+"""A file as a table: JSONL, JSON, CSV, TSV or Parquet, plain or gzip or zstd compressed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from denoise import tables
+from denoise import parquet, places
 from denoise.errors import Fault, InputError, raise_any, refuse
+from denoise.places import Place
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
@@ -59,14 +60,14 @@ def is_data_file(name: str) -> bool:
     return _suffix(Path(name)) in SUFFIXES
 
 
-def _suffix(path: Path) -> str:
+def _suffix(path: Place) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
-def read_file(path: Path) -> Read:
+def read_file(path: Place) -> Read:
     """The table in a file, by the ending of its name, or by its first bytes.
 
     Raises:
@@ -97,7 +98,7 @@ def read_file(path: Path) -> Read:
     )
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Place) -> bytes:
     try:
         with path.open("rb") as stream:
             start = stream.read(4)
@@ -107,9 +108,10 @@ def _bytes(path: Path) -> bytes:
         named = COMPRESSED.get(path.suffix.lower())
         if named and start and compression is None:
             refuse(f"not a {named} file, though its name says so", file=path, fix="rename it")
-        with pa.input_stream(str(path), compression=compression) as stream:
+        with path.open("rb") as file, pa.input_stream(file, compression=compression) as stream:
             return stream.read() if compression is None else _unpacked(stream, path)
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        places.failed(error, path)
         if isinstance(error, PermissionError):
             refuse("the file may not be read", file=path, fix="check its permissions")
         refuse(
@@ -117,7 +119,7 @@ def _bytes(path: Path) -> bytes:
         )
 
 
-def _unpacked(stream: Any, path: Path) -> bytes:
+def _unpacked(stream: Any, path: Place) -> bytes:
     """What a compressed file holds, unless it holds what no text does."""
     most = max(UNPACKED_AT_LEAST, UNPACKED * path.stat().st_size)
     parts, size = [], 0
@@ -134,15 +136,15 @@ def _unpacked(stream: Any, path: Path) -> bytes:
     return b"".join(parts)
 
 
-def _parquet(data: bytes, path: Path) -> Read:
+def _parquet(data: bytes, path: Place) -> Read:
     try:
-        tables.check_rows(pq.ParquetFile(io.BytesIO(data)).metadata.num_rows, len(data), path)
+        parquet.check_rows(pq.ParquetFile(io.BytesIO(data)).metadata.num_rows, len(data), path)
         return Read(pl.read_parquet(io.BytesIO(data)))
     except (pl.exceptions.PolarsError, OSError, pa.ArrowInvalid) as error:
         refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
 
 
-def _undecodable(data: bytes, path: Path) -> list[Fault]:
+def _undecodable(data: bytes, path: Place) -> list[Fault]:
     """A fault for each line that is not UTF-8."""
     try:
         data.decode()
@@ -162,7 +164,7 @@ def _undecodable(data: bytes, path: Path) -> list[Fault]:
     return faults
 
 
-def _json_lines(data: bytes, path: Path) -> Read:
+def _json_lines(data: bytes, path: Place) -> Read:
     data = data.removeprefix(b"\xef\xbb\xbf")
     raise_any(_undecodable(data, path))
     # The search for any escaped half first, as it is forty times as quick.
@@ -227,7 +229,7 @@ def _from_json_lines(data: bytes) -> pl.DataFrame:
     return pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
 
 
-def _from_records(records: list[dict[str, Any]], path: Path) -> Read:
+def _from_records(records: list[dict[str, Any]], path: Place) -> Read:
     """Parsed rows as a table, with half surrogate pairs, which no table can hold, replaced."""
     text = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     text, replaced = re.subn("[\ud800-\udfff]", "\ufffd", text)
@@ -241,7 +243,7 @@ def _from_records(records: list[dict[str, Any]], path: Path) -> Read:
     return Read(frame, notes=(note,) if replaced else (), mixed=mixed)
 
 
-def _json(data: bytes, path: Path) -> Read:
+def _json(data: bytes, path: Place) -> Read:
     raise_any(_undecodable(data, path))
     try:
         content = _loads(data.decode("utf-8-sig"))
@@ -289,7 +291,7 @@ def _records(content: Any) -> list[Any] | None:
     return [content] if not lists and values else None
 
 
-def _separated(data: bytes, path: Path, delimiter: str) -> Read:
+def _separated(data: bytes, path: Place, delimiter: str) -> Read:
     raise_any(_undecodable(data, path))
     text = data.decode("utf-8-sig")
     try:
@@ -357,7 +359,7 @@ def _csv_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         csv.field_size_limit(before)
 
 
-def _refuse_csv(text: str, path: Path, delimiter: str, width: int) -> None:
+def _refuse_csv(text: str, path: Place, delimiter: str, width: int) -> None:
     """Raise an `InputError` that names each line without the header's number of fields, if any."""
     faults = []
     line = 0

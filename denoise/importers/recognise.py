@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from denoise import dataset
+from denoise import dataset, places
 from denoise.dataset import Dataset
 from denoise.errors import InputError, refuse
 from denoise.importers import source as sources
@@ -30,6 +29,7 @@ from denoise.importers.prism import PRISM
 from denoise.importers.prodigy import PRODIGY
 from denoise.importers.source import Source
 from denoise.importers.wide import WIDE
+from denoise.places import Place
 from denoise.plain import quote
 from denoise.tables import Provenance
 
@@ -45,18 +45,19 @@ FORMS: tuple[Form, ...] = (LONG_VOTES, *_TOOLS, *_SETS, CHOSEN, COMPARISONS, LAB
 
 
 def import_data(
-    source: str | Path | pl.DataFrame | datasets.Dataset,
+    source: str | Place | pl.DataFrame | datasets.Dataset,
     *,
     columns: Mapping[str, str] | None = None,
     aspect: str = "overall",
     split: str | None = None,
-    texts: str | Path | pl.DataFrame | None = None,
+    texts: str | Place | pl.DataFrame | None = None,
     format: str | None = None,
 ) -> Dataset:
     """Pairs with votes, or categorical labels, from data in any form that `FORMS` lists.
 
     Args:
-        source: a file, a directory (also one that `import` made), a hub id, or a table in memory.
+        source: a file, a directory (also one that `import` made), the URL of one in a store, a
+            pattern, a hub id, or a table in memory.
         columns: which column plays a role, as {"chosen": "preferred_text"}.
         aspect: which of several questions to take, where the source asks several.
         split: which split of a data set to take.
@@ -66,14 +67,13 @@ def import_data(
     Raises:
         InputError: the source cannot be read, is of no known form, or no row can be used.
     """
-    if isinstance(source, str | Path):
-        sources.check_name(source)
-    if isinstance(source, str | Path) and dataset.is_dataset(Path(source)):
+    directory = sources.named(source) if places.is_name(source) else None
+    if directory is not None and dataset.is_dataset(directory):
         if columns or split or format or texts is not None or aspect != "overall":
             options = "--map, --aspect, --split, --format and --texts"
             fix = f"leave out {options}, or import the source again"
             refuse("this is imported already, and takes no options", file=str(source), fix=fix)
-        return dataset.read_dataset(Path(source))
+        return dataset.read_dataset(directory)
     given = sources.load(source, split)
     mine, theirs = dict(columns or {}), {}
     text_source, text_columns = None, None

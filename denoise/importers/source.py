@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import polars as pl
 
-from denoise import tables
+from denoise import parquet, places, schema, tables
 from denoise.errors import InputError, refuse
 from denoise.importers import files
-from denoise.plain import plain
+from denoise.places import Place
+from denoise.plain import plain, without_credentials
 
 if TYPE_CHECKING:
     import datasets
@@ -42,14 +43,15 @@ class Source:
     mixed: Mapping[str, int] = field(default_factory=dict)
 
 
-def load(source: str | Path | pl.DataFrame | datasets.Dataset, split: str | None = None) -> Source:
-    """The rows of a local path, a hub id (`user/name` or `user/name:config`) or a table.
+def load(source: str | Place | pl.DataFrame | datasets.Dataset, split: str | None = None) -> Source:
+    """The rows of a path or pattern, of the URL of one in a store, of a hub id or a table.
+
+    A hub id is `user/name`, or `user/name:config`.
 
     Raises:
         InputError: there is no such thing, it cannot be read, or it has no rows.
     """
-    if isinstance(source, str | Path):
-        check_name(source)
+    if places.is_name(source):
         loaded = _named(source, split)
     elif isinstance(source, pl.DataFrame):
         _no_split(split, "a table in memory")
@@ -64,19 +66,17 @@ def load(source: str | Path | pl.DataFrame | datasets.Dataset, split: str | None
     return loaded
 
 
-def check_name(source: str | Path) -> None:
-    """Refuse what can be no path and no hub id.
+def named(source: str | Place) -> Place:
+    """The place that a source names, which may not be there, as where it is a hub id.
 
     Raises:
-        InputError: nothing is given, or the file system cannot have such a name.
+        InputError: nothing is given, or there can be no such name.
     """
     if not str(source).strip():
         refuse("no source is given", fix="give a file, a directory or a hub id")
-    try:
-        Path(source).exists()
-    except OSError as error:
-        name = tables.without_credentials(str(source))
-        refuse("not the name of a file", found=name, fix=f"check the path ({error.strerror})")
+    found = places.place(source)
+    places.exists(found)
+    return found
 
 
 def content_hash(frame: pl.DataFrame) -> str:
@@ -92,9 +92,12 @@ def content_hash(frame: pl.DataFrame) -> str:
     return state.hexdigest()
 
 
-def _named(source: str | Path, split: str | None) -> Source:
-    name = tables.without_credentials(str(source))
-    path = Path(source)
+def _named(source: str | Place, split: str | None) -> Source:
+    name = without_credentials(str(source))
+    path = named(source)
+    if places.is_pattern(path):
+        _no_split(split, "a pattern of files")
+        return _several({file: {} for file in places.matches(path)}, name)
     if path.is_file():
         _no_split(split, "a file")
         read = files.read_file(path)
@@ -107,12 +110,55 @@ def _named(source: str | Path, split: str | None) -> Source:
             mixed=read.mixed,
         )
     if path.is_dir():
-        return _directory(path, name, split)
-    if "://" in str(source):
-        refuse("addresses are not read", file=name, fix="download the file, or give the hub id")
+        if partitioned := _partitioned(path):
+            _no_split(split, "a partitioned table")
+            return _several(partitioned, name)
+        with places.local_copy(path) as here:
+            return _directory(here, name, split)
     if _HUB_ID.fullmatch(str(source)) and not files.is_data_file(str(source)):
         return _hub(str(source), name, split)
     refuse("there is no such file or directory", file=name, fix="check the path")
+
+
+def _partitioned(directory: Place) -> dict[Place, dict[str, str | None]]:
+    """The files of a directory that has folders such as `language=de`, and what these say."""
+    if not any("=" in each.name and each.is_dir() for each in directory.iterdir()):
+        return {}
+    return {
+        file: parquet.partition_of(file, directory)
+        for name, file in places.files_below(directory).items()
+        if files.is_data_file(name) and not any(p[0] in "_." for p in name.split("/"))
+    }
+
+
+def _several(parts: Mapping[Place, Mapping[str, str | None]], name: str) -> Source:
+    """The rows of several files, one after the other, as one table."""
+    read = {file: files.read_file(file) for file in parts}
+    if len({each.untyped for each in read.values()}) > 1:
+        fix = "give files of one kind"
+        refuse("some of the files have types, and some (CSV, TSV) have none", file=name, fix=fix)
+    frames, mixed, first = [], {}, 0
+    for file, values in parts.items():
+        frame = read[file].frame
+        columns = (pl.lit(v, dtype=pl.String).alias(n) for n, v in values.items())
+        frames.append(frame.with_columns(columns))
+        mixed = {column: first + row for column, row in read[file].mixed.items()} | mixed
+        first += len(frame)
+    try:
+        # Where a column is empty in one file, or whole numbers there, the others have its type.
+        frame = pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        fix = "give files with the same columns"
+        refuse("the files do not make one table", file=name, found=str(error), fix=fix)
+    notes = tuple(dict.fromkeys(note for each in read.values() for note in each.notes))
+    return Source(
+        frame,
+        name,
+        schema.digest(*map(tables.file_hash, parts)).hex(),
+        untyped=next(iter(read.values())).untyped,
+        notes=(f"{len(parts):,} files as one table", *notes),
+        mixed=mixed,
+    )
 
 
 def _no_split(split: str | None, what: str) -> None:
@@ -169,7 +215,7 @@ def _cannot(
 ) -> NoReturn:
     if isinstance(error, InputError):
         raise error
-    reason = tables.without_credentials(plain(f"{type(error).__name__}: {error}", 160))
+    reason = without_credentials(plain(f"{type(error).__name__}: {error}", 160))
     raise InputError(f"{plain(name)}: {problem} ({reason}); {fix}") from error
 
 

@@ -13,6 +13,7 @@ from denoise import tables
 from denoise.dataset import Dataset
 from denoise.errors import refuse
 from denoise.parts import changes
+from denoise.plain import without_credentials
 from denoise.rounds import rows as training
 from denoise.rounds.folds import assign_folds, first_turn
 from denoise.rounds.settings import RunSettings
@@ -112,7 +113,7 @@ def open_job(
             **({"reference": of_reference.identity} if settings.needs_reference else {}),
         },
         {
-            "model": tables.without_credentials(source.name),
+            "model": without_credentials(source.name),
             "folds": settings.folds,
             "seed": settings.seed,
             "warm_start": settings.warm_start,

@@ -16,8 +16,7 @@ import anyio
 import httpx2
 
 from denoise.errors import RunError, refuse
-from denoise.plain import plain
-from denoise.tables import without_credentials
+from denoise.plain import plain, without_credentials
 
 PATIENCE = 600.0
 """Seconds for which one request may go on failing: a server that is restarted loads its model."""

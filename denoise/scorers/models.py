@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from denoise import schema, tables
+from denoise import places, schema, tables
 from denoise.errors import RunError, refuse
-from denoise.plain import plain, quote
+from denoise.places import scheme_of
+from denoise.plain import plain, quote, without_credentials
 
 _LONGEST_NAME = 255
 _CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
@@ -42,6 +43,8 @@ def resolve(
 ) -> ModelSource:
     """Find a model: a directory, a PEFT adapter's directory, a `.gguf` file, or a hub id.
 
+    The URL of a store names one of the first three, which is fetched into a cache.
+
     `announce` is told which base model an adapter names before that is followed. Without `weights`
     those of a hub id are not fetched: a tokenizer is all that is needed of it.
 
@@ -52,8 +55,10 @@ def resolve(
 
 
 def _resolve(name: str, announce: Callable[[str], None], weights: bool) -> ModelSource:
+    if scheme_of(name):
+        return _resolve(str(places.kept_copy(places.place(name))), announce, weights)
     path = Path(name).expanduser()
-    shown = tables.without_credentials(name)
+    shown = without_credentials(name)
     if len(name) > _LONGEST_NAME:
         refuse("neither a local directory nor a hub id", found=shown, fix="check the name")
     if path.is_file():
@@ -78,7 +83,7 @@ def _directory(
             refuse(
                 "the adapter names no base model", file=adapter, column="base_model_name_or_path"
             )
-        base_shown = tables.without_credentials(base_name)
+        base_shown = without_credentials(base_name)
         announce(f"{name} is an adapter; its base model is {base_shown}")
         base = resolve(base_name, announce, weights)
         identity = schema.digest(identity, base.identity).hex()
@@ -109,11 +114,11 @@ def _download(repo: str, weights: bool) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted))
     except HFValidationError:
-        shown = tables.without_credentials(repo)
+        shown = without_credentials(repo)
         refuse("neither a local directory nor a hub id", found=shown, fix="check the name")
     except Exception as error:  # the hub client raises many kinds, network errors among them
-        reason = tables.without_credentials(str(error)).splitlines()[0]
-        shown = quote(tables.without_credentials(repo))
+        reason = without_credentials(str(error)).splitlines()[0]
+        shown = quote(without_credentials(repo))
         refuse(
             f"there is no local model {shown}, and it could not be fetched from the hub",
             found=reason,

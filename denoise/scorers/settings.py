@@ -9,7 +9,7 @@ from typing import Any
 
 from denoise.cluster import Workers
 from denoise.errors import Fault, raise_any
-from denoise.tables import without_credentials
+from denoise.plain import without_credentials
 from denoise.tokenise import RULES
 
 BACKENDS = (

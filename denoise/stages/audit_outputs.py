@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from denoise import schema, tables
 from denoise.errors import Fault, raise_any, refuse
+from denoise.places import Place
 from denoise.schema import ALL_ANNOTATORS
 from denoise.stages.audit import AuditResult
 from denoise.stages.labels import LabelsResult
@@ -116,7 +116,7 @@ NUMBER = r"^[+-]?\d+(\.\d+)?$"
 """A number is one, whatever its sign."""
 
 
-def write_tables(result: AuditResult, out: Path, kind: str) -> list[str]:
+def write_tables(result: AuditResult, out: Place, kind: str) -> list[str]:
     """Write every table into a directory, as "csv" or "parquet", all of them or none; the names."""
     names = []
     with tables.staged_directory(out, result.provenance) as staging:
@@ -221,7 +221,7 @@ def below(summary: Mapping[str, Any], least: Mapping[str, float]) -> list[str]:
     return said
 
 
-def check_report(out: Path) -> None:
+def check_report(out: Place) -> None:
     """Refuse a report's name that is a directory, or a file that no audit wrote."""
     tables.check_writable(out)
     if out.is_dir():

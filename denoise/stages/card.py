@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import polars as pl
 
-from denoise import __version__, schema, tables
+from denoise import __version__, schema
 from denoise.errors import refuse
-from denoise.plain import plain
+from denoise.plain import plain, without_credentials
 from denoise.plot import histogram_svg
 from denoise.stages.trainers import Training
 from denoise.tables import Provenance
@@ -162,7 +162,7 @@ def _without_places(value: Any) -> Any:
         return [_without_places(each) for each in value]
     if not isinstance(value, str):
         return value
-    text = tables.without_credentials(value)
+    text = without_credentials(value)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if PurePosixPath(text).is_absolute() or text.startswith("~"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import polars as pl
 from denoise import schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
+from denoise.places import Place
 from denoise.scores import Scores
 from denoise.stages import paper
 from denoise.stages.annotators import FEW_VOTES, annotators_table, by_name
@@ -211,21 +211,21 @@ def _check_something(table: pl.DataFrame, settings: EMSettings) -> None:
         refuse(f"there is nothing to learn from: {problem}", file="votes")
 
 
-def write_em(result: EMResult, out: Path) -> None:
+def write_em(result: EMResult, out: Place) -> None:
     """Write the tables and `summary.json` into a directory of their own, all of them or none."""
     with tables.staged_directory(out, result.provenance) as staging:
         tables.write_table(result.confidences, staging / CONFIDENCES_FILE, result.provenance)
         write_but_rows(result, staging)
 
 
-def write_but_rows(result: EMResult, staging: Path) -> None:
+def write_but_rows(result: EMResult, staging: Place) -> None:
     """Write all but the confidences into a directory that is being made."""
     tables.write_table(result.annotators, staging / ANNOTATORS_FILE, result.provenance)
     tables.write_table(result.trace, staging / TRACE_FILE, result.provenance)
     tables.write_json(result.summary, staging / SUMMARY_FILE)
 
 
-def read_em(directory: Path) -> EMResult:
+def read_em(directory: Place) -> EMResult:
     """What `write_em` wrote, or a user's own tables of the same contract.
 
     Raises:
@@ -249,7 +249,7 @@ def read_em(directory: Path) -> EMResult:
     return EMResult(*frames, summary, provenance, tuple(summary.get("notes", ())))
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def _read_summary(path: Place) -> dict[str, Any]:
     """The summary, or nothing where the user's own tables have none."""
     if not path.exists():
         return {}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from denoise import losses, noise, schema, tables
+from denoise import losses, noise, parquet, schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import Fault, raise_any, refuse
+from denoise.places import Place
 from denoise.plain import quote
 from denoise.scores import score_files
 from denoise.tables import Provenance
@@ -306,22 +306,19 @@ def _values_hash(votes: pl.DataFrame, margin: pl.Series) -> str:
     return schema.digest(ordered.to_numpy().astype("<f8").tobytes().hex()).hex()
 
 
-def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance | None]:
+def join_scores(paths: Place | Sequence[Place]) -> tuple[pl.DataFrame, Provenance | None]:
     """The log-probs or rewards of one file, or of all shards of one `score --shard` job, joined.
 
-    A path that is not a file stands for the shards beside it, `NAME-00000-of-00004.parquet` and so
-    on. The provenance is that of the whole job; None for a user's own files.
+    `scores.score_files` says which files a path stands for. The provenance is that of the whole
+    job; None for a user's own files.
 
     Raises:
         InputError: a shard is missing, given twice or of another job, or pairs are repeated.
     """
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    files = [file for path in given for file in score_files(path)]
-    if not files:
-        refuse("no scores are given", fix="give the file that `denoise score` wrote")
+    files = score_files(paths)
     # A shard whose pairs are all too long has no rows, and only the whole must have some.
     sharded = len(files) > 1
-    contract = schema.scores_contract(tables.columns_of(files[0]).names)
+    contract = schema.scores_contract(parquet.columns_of(files[0]).names)
     read = [tables.read_table(file, contract, may_be_empty=sharded) for file in files]
     whole = whole_job(files, [provenance for _, provenance in read])
     columns = [
@@ -347,13 +344,13 @@ def join_scores(paths: Path | Sequence[Path]) -> tuple[pl.DataFrame, Provenance 
     return joined, whole
 
 
-def whole_job(files: list[Path], made: list[Provenance | None]) -> Provenance | None:
+def whole_job(files: list[Place], made: list[Provenance | None]) -> Provenance | None:
     """The provenance of the job whose shards these are, once it is sure that all are there."""
     if all(provenance is None for provenance in made):
         return None
     whole: Provenance | None = None
     counts: set[int] = set()
-    seen: dict[int, Path] = {}
+    seen: dict[int, Place] = {}
     for file, provenance in zip(files, made, strict=True):
         if provenance is None:
             refuse("says not what made it, the other scores do", file=file, fix="score it again")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
@@ -13,6 +12,7 @@ import polars as pl
 from denoise import schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import Fault, raise_any, refuse
+from denoise.places import Place
 from denoise.plain import plain
 from denoise.stages import card, formats
 from denoise.stages.pseudonyms import with_pseudonyms
@@ -151,7 +151,7 @@ def export(
 
 def write_export(
     result: Export,
-    out: Path,
+    out: Place,
     format: str = "hf",
     *,
     license: str | None = None,

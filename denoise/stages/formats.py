@@ -10,6 +10,7 @@ import polars as pl
 
 from denoise import tables
 from denoise.errors import refuse
+from denoise.places import Place, is_remote
 from denoise.stages import trainers
 from denoise.stages.trainers import Made, Training
 
@@ -71,13 +72,16 @@ def find(name: str) -> Format:
     return FORMATS[name]
 
 
-def next_step(name: str, out: Path) -> str:
+def next_step(name: str, out: Place) -> str:
     """What to type in Python to use what was written to `out`."""
     if find(name).use:
         return f"see {out / 'README.md'}"
     if name == "parquet":
         return f'import polars; train = polars.read_parquet("{out / "train.parquet"}")'
     load = f'load_dataset({str(out)!r}, split="train")'
+    if is_remote(out):  # the hub's library opens no directory of another store
+        kind, files = ("json", "train.jsonl") if name == "jsonl" else ("parquet", "data/*.parquet")
+        load = f'load_dataset("{kind}", data_files="{out}/{files}", split="train")'
     if name == "trl":
         return (
             "from datasets import load_dataset; from trl import DPOTrainer; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from denoise.crowd.one_coin import one_coin
 from denoise.crowd.result import CrowdFit, solved
 from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
+from denoise.places import Place
 from denoise.stages.annotators import FEW_VOTES, annotators_table, by_name
 from denoise.stages.settings import EMSettings
 from denoise.stages.truth import known_answers, truth_hash
@@ -154,7 +154,7 @@ def em_labels(
     )
 
 
-def write_labels(result: LabelsResult, out: Path) -> None:
+def write_labels(result: LabelsResult, out: Place) -> None:
     """Write the tables and `summary.json` into a directory of their own, all of them or none."""
     with tables.staged_directory(out, result.provenance) as staging:
         for name in ("items", "annotators", "confusions", "trace"):

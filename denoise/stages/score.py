@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from denoise import schema, tables
+from denoise import places, schema, tables
 from denoise.cluster import connected
 from denoise.dataset import Dataset
 from denoise.errors import RunError, raise_any, refuse
 from denoise.locks import locked
 from denoise.parts import Parts
+from denoise.places import Place
+from denoise.plain import without_credentials
 from denoise.progress import scoring_progress, waiting
 from denoise.scorers.settings import ScoreSettings
 from denoise.scores import SKIPPED_SCHEMA, Scores, check_scores_out, write_scores
@@ -74,7 +74,7 @@ def score(
     *,
     policy: str,
     reference: str | None = None,
-    work: Path | None = None,
+    work: Place | None = None,
     announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
     **options: Any,
@@ -100,7 +100,7 @@ def score(
 
 def run(
     planned: Plan,
-    work: Path | None = None,
+    work: Place | None = None,
     announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
 ) -> Scores:
@@ -232,8 +232,8 @@ def _provenance(
         "score",
         inputs,
         {
-            "policy": tables.without_credentials(policy.name),
-            "reference": tables.without_credentials(reference.name) if reference else None,
+            "policy": without_credentials(policy.name),
+            "reference": without_credentials(reference.name) if reference else None,
             **settings.of_the_numbers(),
         },
     )
@@ -286,7 +286,7 @@ def _score_model(
                 planned.settings,
                 role,
                 announce,
-                logs=parts.directory if parts else None,
+                logs=parts.directory if parts and not places.is_remote(parts.directory) else None,
             )
             stack.callback(scorer.close)
             notes = scorer.prepare(pairs)
@@ -348,14 +348,14 @@ def _finite(logps: np.ndarray, name: str, batch: np.ndarray, ids: Sequence[str])
     return logps
 
 
-def unfinished_work(path: Path) -> Path:
+def unfinished_work(path: Place) -> Place:
     """Where `score_to_file` keeps finished batches until the file is written."""
     return path.with_name(f"{path.name}.parts")
 
 
 def score_to_file(
     planned: Plan,
-    path: Path,
+    path: Place,
     announce: Callable[[str], None] = lambda _: None,
     progress: bool = False,
 ) -> Scores | None:
@@ -369,7 +369,7 @@ def score_to_file(
 
 
 def _to_file(
-    planned: Plan, path: Path, announce: Callable[[str], None], progress: bool
+    planned: Plan, path: Place, announce: Callable[[str], None], progress: bool
 ) -> Scores | None:
     check_scores_out(path)
     work = unfinished_work(path)
@@ -378,5 +378,5 @@ def _to_file(
     if made is None or made.run_id != planned.provenance.run_id:
         result = run(planned, work, announce, progress)
         write_scores(result, path)
-    shutil.rmtree(work, ignore_errors=True)
+    places.remove(work)
     return result

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from denoise import tables
 from denoise.errors import Fault, RunError, raise_any, refuse
+from denoise.places import scheme_of
 from denoise.plain import plain
 from denoise.progress import training_progress
 from denoise.scorers.models import ModelSource, call_plain, load_model, load_tokenizer
@@ -254,7 +255,9 @@ def model_name(source: ModelSource) -> str:
     if source.gguf:
         return str((source.directory / source.gguf).resolve())
     given = Path(source.given).expanduser()
-    return str(given.resolve()) if given.is_dir() else source.given
+    if given.is_dir() or scheme_of(source.given):
+        return str(source.directory.resolve())
+    return source.given
 
 
 def _loaded(source: ModelSource, settings: TrainSettings) -> Any:

@@ -13,6 +13,7 @@ very texts is not checked, only that they are of these pairs.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,9 +23,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from denoise import dataset, schema, tables
+from denoise import dataset, parquet, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
+from denoise.places import Place, place
 from denoise.pooled import index
 from denoise.pooled.index import Grouped
 from denoise.progress import row_progress
@@ -54,33 +56,33 @@ IN_MEMORY = 1 << 27
 Told = Callable[[str], None]
 
 
-def unsupported(source: str | Path, settings: EMSettings, init: object = None) -> str | None:
+def unsupported(source: str | Place, settings: EMSettings, init: object = None) -> str | None:
     """Why EM over these data cannot stream, or None where it can."""
-    directory = Path(source)
+    directory = place(source)
     files = directory / dataset.PAIRS_FILE, directory / dataset.VOTES_FILE
-    if not all(file.is_file() for file in files):
+    if not all(file.exists() for file in files):
         return "only a directory with pairs.parquet and votes.parquet is read by row group"
     if settings.mode != "auto" or not settings.pool:
         return "only auto mode with pooling works by row group"
     if init is not None:
         return "votes of an earlier run are not joined by row group"
-    if "strength" in tables.columns_of(files[1]).names and _strengths(files[1]) > 1:
+    if "strength" in parquet.columns_of(files[1]).names and _strengths(files[1]) > 1:
         return "votes of different strength are not told apart by row group"
     column = settings.margin_column or settings.prob_column
-    if column is not None and column in tables.columns_of(files[1]).names:
+    if column is not None and column in parquet.columns_of(files[1]).names:
         return "a margin or probability by vote is not read by row group, only one by pair"
     return None
 
 
-def suits(source: str | Path, settings: EMSettings, init: object = None) -> bool:
+def suits(source: str | Place, settings: EMSettings, init: object = None) -> bool:
     """Whether the votes are so many that they are streamed unasked."""
-    votes = Path(source) / dataset.VOTES_FILE
-    if not votes.is_file() or rows_of(votes) <= LARGE:
+    votes = place(source) / dataset.VOTES_FILE
+    if not votes.exists() or rows_of(votes) <= LARGE:
         return False
     return unsupported(source, settings, init) is None
 
 
-def _strengths(votes: Path) -> int:
+def _strengths(votes: Place) -> int:
     """How many different strengths there are, an empty one counted; two stand for more."""
     seen: set[object] = set()
     for _, batch in batches(votes, ["strength"], coded=["strength"]):
@@ -91,9 +93,9 @@ def _strengths(votes: Path) -> int:
 
 
 def em_stream(
-    source: str | Path,
-    out: Path,
-    scores: Path | Sequence[Path] | None = None,
+    source: str | Place,
+    out: Place,
+    scores: Place | Sequence[Place] | None = None,
     *,
     truth: pl.DataFrame | None = None,
     on_step: Told | None = None,
@@ -120,17 +122,17 @@ def em_stream(
         refuse(reason, file=source, fix="leave out --stream")
     tables.check_out(out, "em")
     step = on_step or (lambda _: None)
-    pairs_file, votes_file = (Path(source) / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
+    pairs_file, votes_file = (place(source) / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
     check_columns(pairs_file, schema.PAIRS)
     check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
     n, threads = rows_of(votes_file), settings.n_threads
-    with origin(Path(source)) as data:
+    with origin(place(source)) as data:
         step("read pairs")
         pairs = read_pairs(pairs_file)
         step("read margins")
         found, margin = margins(pairs_file, pairs, scores, settings)
         known = known_sides(truth, pairs)
-        store = RowStore(n, None if n <= in_memory else _made(out.absolute().parent))
+        store = RowStore(n, None if n <= in_memory else _beside(out))
         step("read votes")
         with row_progress("votes", n, on_step is not None) as done:
             rows, start, seen, found = _read(votes_file, store, pairs, margin, threads, found, done)
@@ -183,7 +185,7 @@ class _Read(NamedTuple):
 
 
 def _read(
-    file: Path,
+    file: Place,
     rows: RowStore,
     pairs: PairIds,
     margin: Floats,
@@ -219,7 +221,11 @@ def _read(
     return _Read(rows, start, names, Evidence(found.margin, found.settings, inputs, found.notes))
 
 
-def _made(directory: Path) -> Path:
+def _beside(out: Place) -> Path:
+    """Where rows wait: beside what is written, or among this machine's temporary files."""
+    if not isinstance(out, Path):
+        return Path(tempfile.gettempdir())
+    directory = out.absolute().parent
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from denoise import dataset, schema, tables
 from denoise.cluster import got, session
 from denoise.errors import RunError, refuse
 from denoise.noise import Floats
+from denoise.places import Place, place
 from denoise.pooled.index import Keys, keys_of
 from denoise.progress import row_progress
 from denoise.stages import em, pooled, stream
@@ -53,9 +53,9 @@ Reader = Callable[..., tuple[tuple[NDArray[Any], ...], Any]]
 
 
 def em_cluster(
-    source: str | Path,
-    out: Path,
-    scores: Path | Sequence[Path] | None = None,
+    source: str | Place,
+    out: Place,
+    scores: Place | Sequence[Place] | None = None,
     *,
     address: str | None = None,
     n_parts: int | None = None,
@@ -82,7 +82,7 @@ def em_cluster(
         refuse(reason, file=source, fix="leave out --engine ray")
     tables.check_out(out, "em")
     step = on_step or (lambda _: None)
-    directory = Path(source).absolute()
+    directory = place(source).absolute()
     pairs_file, votes_file = (directory / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
     files.check_columns(pairs_file, schema.PAIRS)
     files.check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
@@ -147,8 +147,8 @@ class _Deal:
     def __init__(
         self,
         ray: Any,
-        pairs_file: Path,
-        votes_file: Path,
+        pairs_file: Place,
+        votes_file: Place,
         margins: Margins,
         answers: pl.DataFrame | None,
         n_parts: int | None,
@@ -308,14 +308,14 @@ def _dealt(reader: Reader, n_parts: int, only: int | None, *given: Any) -> tuple
 
 
 def _read_pairs(
-    file: Path, split: Split, seed: int, margin: Floats | float
+    file: Place, split: Split, seed: int, margin: Floats | float
 ) -> tuple[tuple[Keys, Floats], None]:
     keys = np.concatenate([keys for _, _, keys in files.pair_keys(file, seed, split)])
     return (keys, np.broadcast_to(np.float64(margin), keys.shape)), None
 
 
 def _read_scores(
-    file: Path, split: Split, seed: int, whole: bool, margins: Margins, number: int
+    file: Place, split: Split, seed: int, whole: bool, margins: Margins, number: int
 ) -> tuple[tuple[Keys, Floats, NDArray[np.int64], NDArray[np.int32]], None]:
     keys, delta = [], []
     for _, ids, values in files.score_rows(file, margins.contract, margins.delta, split):
@@ -326,7 +326,7 @@ def _read_scores(
 
 
 def _read_votes(
-    file: Path, split: Split, seed: int, whole: bool
+    file: Place, split: Split, seed: int, whole: bool
 ) -> tuple[tuple[Keys, NDArray[np.int32], NDArray[np.int64]], tuple[pl.Series, VoteIds]]:
     annotators, ids = Annotators(), VoteIds()
     keys, cells = [], []

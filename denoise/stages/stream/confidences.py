@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from denoise import tables
+from denoise import parquet, tables
 from denoise.noise import Floats
+from denoise.places import Place
 from denoise.pooled import index
 from denoise.pooled.ballots import over
 from denoise.pooled.index import Rows
@@ -34,8 +34,8 @@ class Columns(NamedTuple):
 
 
 def write_confidences(
-    path: Path,
-    votes: Path,
+    path: Place,
+    votes: Place,
     values_of: Callable[[int, int], tuple[NDArray[np.generic], ...]],
     names: pl.Series,
     provenance: Provenance,
@@ -46,7 +46,7 @@ def write_confidences(
     `values_of` gives `of_rows` of so many rows from a first one on, in their order; `done` is told
     the rows of each batch.
     """
-    there = tables.columns_of(votes)
+    there = parquet.columns_of(votes)
     named = [name for name in ("vote_id", "pair_id") if name in there.names]
     whole = pa.types.is_integer(there.field("pair_id").type)
     id_type = there.field("pair_id").type if whole else pa.large_string()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +12,10 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from denoise import dataset, schema, tables
+from denoise import dataset, parquet, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
+from denoise.places import Place, place
 from denoise.scores import score_files
 from denoise.stages import evidence
 from denoise.stages.evidence import Evidence
@@ -37,10 +37,10 @@ _UNREAD = (
 
 
 @contextmanager
-def origin(directory: Path) -> Iterator[Future[Provenance]]:
+def origin(directory: Place) -> Iterator[Future[Provenance]]:
     """What made the data, as `read_dataset` has it; where files are to be hashed, meanwhile."""
     names = [dataset.PAIRS_FILE, dataset.VOTES_FILE]
-    if (directory / dataset.SKIPPED_FILE).is_file() and tables.read_manifest(directory) is not None:
+    if (directory / dataset.SKIPPED_FILE).exists() and tables.read_manifest(directory) is not None:
         names.append(dataset.SKIPPED_FILE)
     made = {directory / name: tables.read_provenance(directory / name) for name in names}
     tables.same_run(made)
@@ -65,7 +65,7 @@ class Margins(NamedTuple):
     """
 
     evidence: Evidence
-    files: Sequence[Path] = ()
+    files: Sequence[Place] = ()
     contract: schema.Contract = schema.SCORES
     values: Floats | None = None
 
@@ -75,9 +75,9 @@ class Margins(NamedTuple):
 
 
 def margins(
-    pairs_file: Path,
+    pairs_file: Place,
     pairs: PairIds,
-    scores: Path | Sequence[Path] | None,
+    scores: Place | Sequence[Place] | None,
     settings: EMSettings,
 ) -> tuple[Evidence, Floats]:
     """What `margins_of` says, and Δ of each pair, NaN for none, [J]."""
@@ -96,7 +96,7 @@ def margins(
 
 
 def margins_of(
-    pairs_file: Path, scores: Path | Sequence[Path] | None, settings: EMSettings
+    pairs_file: Place, scores: Place | Sequence[Place] | None, settings: EMSettings
 ) -> Margins:
     """Where Δ of the pairs comes from; scores are not read yet.
 
@@ -110,12 +110,12 @@ def margins_of(
     loss, beta, gamma = settings.loss, settings.beta, settings.gamma
     empty = pl.Series(dtype=pl.Float64)
     if scores is not None:
-        return _of_scores([scores] if isinstance(scores, Path) else scores, settings)
+        return _of_scores(scores, settings)
     evidence.check_without_scores(loss, beta, gamma, settings.ipo_sum)
     if column is None:
         return Margins(Evidence(empty, {"evidence": "none"}))
-    if column not in tables.columns_of(pairs_file).names:
-        numeric = [f.name for f in tables.columns_of(pairs_file) if _is_number(f.type)]
+    if column not in parquet.columns_of(pairs_file).names:
+        numeric = [f.name for f in parquet.columns_of(pairs_file) if _is_number(f.type)]
         fix = f"columns of numbers of the pairs are {', '.join(numeric) or 'not there'}"
         refuse("neither the votes nor the pairs have this column", column=column, fix=fix)
     is_prob = settings.prob_column is not None
@@ -132,11 +132,9 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
-def _of_scores(given: Sequence[Path], settings: EMSettings) -> Margins:
-    files = [file for path in given for file in score_files(path)]
-    if not files:
-        refuse("no scores are given", fix="give the file that `denoise score` wrote")
-    contract = schema.scores_contract(tables.columns_of(files[0]).names)
+def _of_scores(given: Place | Sequence[Place], settings: EMSettings) -> Margins:
+    files = score_files(given)
+    contract = schema.scores_contract(parquet.columns_of(files[0]).names)
     said = evidence.score_settings(
         contract, settings.loss, settings.beta, settings.gamma, settings.ipo_sum
     )
@@ -170,7 +168,7 @@ def known_sides(truth: pl.DataFrame | None, pairs: PairIds) -> Known:
         here = np.full(len(ids), -1, np.int32)
         some = ids.is_not_null()
         column = ids.filter(some).to_arrow()
-        here[some.to_numpy()] = pairs.codes(column, Path("truth"))
+        here[some.to_numpy()] = pairs.codes(column, place("truth"))
         return here
 
     there = ids.filter(codes(ids) >= 0).cast(pl.String)

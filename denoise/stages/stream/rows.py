@@ -10,18 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from denoise import schema, tables
+from denoise import parquet, places, schema
 from denoise.errors import InputError, raise_any, refuse
 from denoise.noise import Floats
+from denoise.places import Place
 from denoise.pooled import index as by_pair
 from denoise.pooled.index import Keys, PairIndex, Rows
 
@@ -37,58 +36,78 @@ MOST_PAIRS = 2**31 - 1
 """A pair's code is an int32."""
 
 
-def rows_of(file: Path) -> int:
-    """How many rows a Parquet file has."""
-    return _open(file).metadata.num_rows
-
-
-def _open(file: Path, **options: object) -> pq.ParquetFile:
-    tables.read_provenance(file)  # refuses what is no whole file
-    return pq.ParquetFile(file, page_checksum_verification=True, **options)
+def rows_of(file: Place) -> int:
+    """How many rows a Parquet table has."""
+    return sum(parquet.open_file(part).metadata.num_rows for part in parquet.files_of(file))
 
 
 class Split(NamedTuple):
-    """Row groups of a file that are read together, from the row `first` on."""
+    """Row groups of a file that are read together, from the table's row `first` on."""
 
     first: int
     rows: int
+    part: Place
     groups: tuple[int, ...]
 
 
-def splits(file: Path, at_least: int = BATCH) -> list[Split]:
-    """The row groups of a file in lots of `at_least` rows."""
-    metadata = _open(file).metadata
+def splits(file: Place, at_least: int = BATCH) -> list[Split]:
+    """The row groups of a table in lots of `at_least` rows, or of what its files have."""
     found: list[Split] = []
-    first, row, groups = 0, 0, []
-    for group in range(metadata.num_row_groups):
-        groups.append(group)
-        row += metadata.row_group(group).num_rows
-        if row - first >= at_least or group == metadata.num_row_groups - 1:
-            found.append(Split(first, row - first, tuple(groups)))
-            first, groups = row, []
+    first = row = 0
+    for part in parquet.files_of(file):
+        metadata, groups = parquet.open_file(part).metadata, []
+        for group in range(metadata.num_row_groups):
+            groups.append(group)
+            row += metadata.row_group(group).num_rows
+            if row - first >= at_least or group == metadata.num_row_groups - 1:
+                found.append(Split(first, row - first, part, tuple(groups)))
+                first, groups = row, []
     return found
 
 
 def batches(
-    file: Path, columns: Sequence[str], coded: Sequence[str] = (), split: Split | None = None
+    file: Place, columns: Sequence[str], coded: Sequence[str] = (), split: Split | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The row at which each batch begins, and the batch; the next is read meanwhile.
 
     Text columns of `coded` come as dictionaries.
     """
-    # Buffered, so that a row group of any size is no more than its pages in memory.
-    source = _open(file, read_dictionary=list(coded), buffer_size=1 << 20, pre_buffer=False)
+    parts = parquet.files_of(file) if split is None else [split.part]
+    at, row = parts[0], 0 if split is None else split.first
 
     def numbered() -> Iterator[tuple[int, pa.RecordBatch]]:
-        row, groups = (0, None) if split is None else (split.first, list(split.groups))
-        for batch in source.iter_batches(BATCH, row_groups=groups, columns=list(columns)):
-            yield row, batch
-            row += len(batch)
+        nonlocal at, row
+        for at in parts:
+            for batch in _of_part(at, file, columns, coded, split):
+                yield row, batch
+                row += len(batch)
 
     try:
         yield from _ahead(numbered())
-    except pa.ArrowException as error:
-        refuse("the Parquet file cannot be read", file=file, found=str(error), fix="write it again")
+    except (pa.ArrowException, OSError) as error:
+        parquet.damaged(at, error)
+
+
+def _of_part(
+    part: Place, table: Place, columns: Sequence[str], coded: Sequence[str], split: Split | None
+) -> Iterator[pa.RecordBatch]:
+    """The batches of one file of a table, the columns in the order in which they are named."""
+    values = parquet.partition_of(part, table)
+    inside = [name for name in columns if name not in values]
+    # Buffered, so that a row group of any size is no more than its pages in memory; a store is
+    # asked for more at once, as each question takes as long as some megabytes.
+    size = 1 << (23 if places.is_remote(part) else 20)
+    dictionaries = [name for name in coded if name not in values]
+    source = parquet.open_file(
+        part, read_dictionary=dictionaries, buffer_size=size, pre_buffer=False
+    )
+    groups = None if split is None else list(split.groups)
+    for batch in source.iter_batches(BATCH, row_groups=groups, columns=inside):
+        for name in values.keys() & set(columns):
+            column = pa.array([values[name]] * len(batch), pa.large_string())
+            column = column.dictionary_encode() if name in coded else column
+            batch = batch.append_column(name, column)
+        yield batch if not values else batch.select(list(columns))
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -112,25 +131,25 @@ def _at_row(first: int) -> Iterator[None]:
         raise InputError(*faults) from None
 
 
-def check_columns(file: Path, contract: schema.Contract, absent: Sequence[str] = ()) -> None:
+def check_columns(file: Place, contract: schema.Contract, absent: Sequence[str] = ()) -> None:
     """Refuse a table that is empty, lacks columns (but for `absent` ones) or has wrong types."""
     if not rows_of(file):
         refuse(f"the {contract.name} table has no rows", file=file)
-    frame = pl.DataFrame(pl.from_arrow(tables.columns_of(file).empty_table()))
+    frame = pl.DataFrame(pl.from_arrow(parquet.columns_of(file).empty_table()))
     optional = set(absent) - set(frame.columns)
     needed = [column for column in contract.columns if column.name not in optional]
     loose = schema.Contract(contract.name, tuple(needed), key=())
     raise_any(schema.faults(frame, loose, file, may_be_empty=True))
 
 
-def pair_id_at(file: Path, row: int) -> object:
+def pair_id_at(file: Place, row: int) -> object:
     """The pair id in a row of a file."""
     split = next(s for s in splits(file, 1) if row < s.first + s.rows)
-    group = _open(file).read_row_group(split.groups[-1], columns=["pair_id"])
-    return group.column(0)[row - split.first].as_py()
+    ids = pa.concat_arrays([batch.column(0) for _, batch in batches(file, ["pair_id"], (), split)])
+    return ids[row - split.first].as_py()
 
 
-def filled(batch: pa.RecordBatch, first: int, file: Path) -> None:
+def filled(batch: pa.RecordBatch, first: int, file: Place) -> None:
     """Refuse an empty value in any column of the batch."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if column.null_count:
@@ -153,7 +172,7 @@ class PairIds(NamedTuple):
     def __len__(self) -> int:
         return len(self.index.keys)
 
-    def codes(self, column: pa.Array, file: Path, threads: int = 1) -> NDArray[np.int32]:
+    def codes(self, column: pa.Array, file: Place, threads: int = 1) -> NDArray[np.int32]:
         """The codes of ids, −1 for pairs that are not there, [n].
 
         Raises:
@@ -162,7 +181,7 @@ class PairIds(NamedTuple):
         return self.index.codes(keys_of(column, self.seed, self.whole, file), threads)
 
 
-def keys_of(column: pa.Array, seed: int, whole: bool, file: Path) -> Keys:
+def keys_of(column: pa.Array, seed: int, whole: bool, file: Place) -> Keys:
     """The keys of ids, [n].
 
     Raises:
@@ -180,7 +199,7 @@ def _keys(column: pa.Array, seed: int) -> Keys:
 
 
 def pair_keys(
-    file: Path, seed: int, split: Split | None = None
+    file: Place, seed: int, split: Split | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch, Keys]]:
     """The row at which each batch of pairs begins, its ids and their keys.
 
@@ -192,7 +211,7 @@ def pair_keys(
         yield first, batch, _keys(batch.column(0), seed)
 
 
-def read_pairs(file: Path) -> PairIds:
+def read_pairs(file: Place) -> PairIds:
     """The pairs of a table by their ids.
 
     Raises:
@@ -212,17 +231,17 @@ def read_pairs(file: Path) -> PairIds:
     refuse_hash(file)
 
 
-def has_whole_ids(file: Path) -> bool:
+def has_whole_ids(file: Place) -> bool:
     """Whether the column `pair_id` is of whole numbers."""
-    return pa.types.is_integer(tables.columns_of(file).field("pair_id").type)
+    return pa.types.is_integer(parquet.columns_of(file).field("pair_id").type)
 
 
-def refuse_hash(file: Path) -> NoReturn:
+def refuse_hash(file: Place) -> NoReturn:
     """Refuse ids of which two have the same hash for every seed."""
     refuse("too many pair ids have the same hash", file=file, fix="give whole numbers as ids")
 
 
-def refuse_repeated(file: Path, seed: int, again: Keys) -> None:
+def refuse_repeated(file: Place, seed: int, again: Keys) -> None:
     """Refuse ids with the same hash that are the same; others are for another seed."""
     parts = []
     for first, batch, keys in pair_keys(file, seed):
@@ -238,7 +257,7 @@ def refuse_repeated(file: Path, seed: int, again: Keys) -> None:
 
 
 def read_margins(
-    files: Sequence[Path],
+    files: Sequence[Place],
     contract: schema.Contract,
     pairs: PairIds,
     delta: Callable[[pl.DataFrame], Floats],
@@ -268,7 +287,7 @@ def read_margins(
 
 
 def score_rows(
-    file: Path,
+    file: Place,
     contract: schema.Contract,
     delta: Callable[[pl.DataFrame], Floats],
     split: Split | None = None,
@@ -289,7 +308,7 @@ FOREIGN = ("a score of a pair that the data do not have", "run `denoise score` o
 SECOND = ("a pair is scored again", "give each pair's scores once")
 
 
-def refuse_score(wrong: tuple[str, str], file: Path, row: int, found: object) -> NoReturn:
+def refuse_score(wrong: tuple[str, str], file: Place, row: int, found: object) -> NoReturn:
     """Refuse a row of scores: `FOREIGN` or `SECOND`, and the pair that it names."""
     problem, fix = wrong
     refuse(problem, file=file, row=row, column="pair_id", found=found, fix=fix)
@@ -301,7 +320,7 @@ class RowStore:
     The file is gone with the process, however that ends.
     """
 
-    def __init__(self, n: int, directory: Path | None) -> None:
+    def __init__(self, n: int, directory: Place | None) -> None:
         self._n, self._at = n, 0
         self._kept = np.empty(n if directory is None else 0, np.int64)
         self._file = None if directory is None else tempfile.TemporaryFile(dir=directory)  # noqa: SIM115

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -12,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from denoise import schema, tables
+from denoise import parquet, schema
 from denoise.errors import refuse
+from denoise.places import Place
 from denoise.pooled import index as by_pair
 from denoise.stages.stream.rows import PairIds, Split, batches, filled, rows_of
 
@@ -47,7 +47,7 @@ class Annotators:
 
 
 def read_votes(
-    file: Path,
+    file: Place,
     pairs: PairIds,
     keep: Callable[[NDArray[np.int32], NDArray[np.int32]], None],
     threads: int = 1,
@@ -93,14 +93,14 @@ class VoteIds:
 
 
 def vote_rows(
-    file: Path, annotators: Annotators, ids: VoteIds, split: Split | None = None
+    file: Place, annotators: Annotators, ids: VoteIds, split: Split | None = None
 ) -> Iterator[tuple[int, pa.Array, NDArray[np.int32]]]:
     """The row at which each batch of votes begins, its pair ids, and `4 · annotator + vote`.
 
     Raises:
         InputError: an empty value or an unknown vote.
     """
-    there = tables.columns_of(file).names
+    there = parquet.columns_of(file).names
     named = [n for n in ("vote_id", "pair_id", "annotator_id", "vote") if n in there]
     coded = [n for n in _CODED if n in there]
     for first, batch in batches(file, named, coded, split):
@@ -115,7 +115,7 @@ def vote_rows(
         yield first, batch.column("pair_id"), cell
 
 
-def refuse_foreign_votes(file: Path, count: int, row: int, found: object = None) -> NoReturn:
+def refuse_foreign_votes(file: Place, count: int, row: int, found: object = None) -> NoReturn:
     """Refuse votes on pairs that are not there."""
     refuse(
         f"{count} vote(s) on pairs that the pairs table does not have",
@@ -127,7 +127,7 @@ def refuse_foreign_votes(file: Path, count: int, row: int, found: object = None)
     )
 
 
-def _votes(column: pa.Array, first: int, file: Path) -> NDArray[np.int32]:
+def _votes(column: pa.Array, first: int, file: Place) -> NDArray[np.int32]:
     """A row's vote as `index` writes it, [n]."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
@@ -142,7 +142,7 @@ def _votes(column: pa.Array, first: int, file: Path) -> NDArray[np.int32]:
     return votes
 
 
-def refuse_repeated_votes(file: Path) -> None:
+def refuse_repeated_votes(file: Place) -> None:
     """Refuse a repeated `vote_id`: eight bytes a vote, for ids that do not increase."""
     every = np.empty(rows_of(file), np.int64)
     for first, batch in batches(file, ["vote_id"]):
