@@ -32,7 +32,11 @@ def demo(
     """Run the commands on the quick-start set, and rounds of training, in a few minutes."""
     from denoise import tables
     from denoise.cli.console import command, say
+    from denoise.errors import refuse
+    from denoise.places import is_remote
 
+    if is_remote(out):
+        refuse("the demo works on this machine", file=out, fix="give a directory of it")
     shared.claim(out, "demo")
     out.mkdir(parents=True, exist_ok=True)
     tables.write_text(tables.Provenance("demo").to_json() + "\n", out / tables.MANIFEST)
