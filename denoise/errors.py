@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from typing import NoReturn
 
-from denoise.plain import plain, quote
+from denoise.plain import plain, quote, without_credentials
 
 MAX_SHOWN = 10
 
@@ -43,7 +43,7 @@ class Fault:
             where.append(f"line {self.line}")
         if self.column is not None:
             where.append(f"column {quote(self.column)}")
-        text = plain(str(self.file)) + ": " if self.file is not None else ""
+        text = plain(without_credentials(str(self.file))) + ": " if self.file is not None else ""
         text += ", ".join(where) + ": " if where else ""
         text += self.problem
         if self.found is not None:

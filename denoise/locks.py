@@ -18,7 +18,8 @@ _HELD: dict[Path, int] = {}
 def locked(out: Place) -> Iterator[None]:
     """Keep other processes from writing to `out`; the lock is a file beside it.
 
-    Stores have no locks: what is written to one says in the end whether another wrote there too.
+    Stores have no locks: of a directory in one, `published.publish` says in the end whether another
+    command wrote there too; of a file, the last is there.
 
     Raises:
         InputError: another process is writing there, or nothing can be written beside it.

@@ -7,6 +7,7 @@ In a directory the files are one table in the order of their names. Folders such
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 import polars as pl
@@ -32,14 +33,12 @@ def files_of(table: Place) -> list[Place]:
     """
     if not table.is_dir():
         return [table]
-    found = places.files_below(table)
-    # What begins so is work in progress or notes, by the custom of those who write such tables.
-    shown = [
+    found = [
         file
-        for name, file in found.items()
-        if name.endswith(_ENDINGS) and not any(p[0] in "_." for p in name.split("/"))
+        for name, file in places.files_below(table).items()
+        if name.endswith(_ENDINGS) and not places.is_hidden(name)
     ]
-    return shown or refuse("is a directory without Parquet files", file=table, fix="name the file")
+    return found or refuse("is a directory without Parquet files", file=table, fix="name the file")
 
 
 def partition_of(file: Place, table: Place) -> dict[str, str | None]:
@@ -63,9 +62,7 @@ def open_file(file: Place, **options: Any) -> pq.ParquetFile:
         RunError: the store that holds it failed.
     """
     try:
-        # The size first: a store tells it when the file is opened.
-        source = places.opened(file)
-        found = pq.ParquetFile(source, page_checksum_verification=True, **options)
+        found = pq.ParquetFile(places.opened(file), page_checksum_verification=True, **options)
         check_rows(found.metadata.num_rows, file.stat().st_size, file)
         return found
     except FileNotFoundError:
@@ -93,44 +90,74 @@ def damaged(
 
 
 def columns_of(table: Place) -> pa.Schema:
-    """The columns of a table with their types, those of its folders among them.
+    """The columns of a table with their types, those of its folders among them, by its first file.
 
     Raises:
-        InputError: its files have different columns.
+        InputError: a folder gives a column that the file has.
     """
-    first, *others = files = files_of(table)
-    columns = {file: _columns(file, table) for file in files}
-    for other in others:
-        if not columns[other].equals(columns[first]):
-            mine, theirs = (
-                {(c.name, str(c.type)) for c in columns[file]} for file in (first, other)
-            )
-            odd = ", ".join(" ".join(c) for c in sorted(mine ^ theirs)) or "their order"
-            fix = "give all files of the table the same columns"
-            refuse(f"other columns than {first.name} has", file=other, found=odd, fix=fix)
-    return columns[first]
+    return _columns(files_of(table)[0], table)
 
 
 def _columns(file: Place, table: Place) -> pa.Schema:
     found = open_file(file).schema_arrow.remove_metadata()
-    for name in partition_of(file, table):
-        if name in found.names:
-            fix = "rename one of them"
-            refuse("a column that its folders give too", file=file, column=name, fix=fix)
+    given = partition_of(file, table)
+    _check_clash(file, found.names, given)
+    for name in given:
         found = found.append(pa.field(name, pa.large_string()))
     return found
 
 
-def read_rows(file: Place, table: Place) -> pl.DataFrame:
-    """The rows of a file of a table, with what its folders give.
+def check_alike(table: Place) -> None:
+    """Refuse a table whose files have different columns."""
+    first, *others = files_of(table)
+    if not others:
+        return
+    wanted = _named(_columns(first, table))
+    for other in others:
+        if (columns := _named(_columns(other, table))) != wanted:
+            odd = ", ".join(" ".join(c) for c in sorted({*wanted} ^ {*columns})) or "their order"
+            fix = "give all files of the table the same columns"
+            refuse(f"other columns than {first.name} has", file=other, found=odd, fix=fix)
+
+
+def _named(columns: pa.Schema) -> list[tuple[str, str]]:
+    return [(column.name, str(column.type)) for column in columns]
+
+
+def _check_clash(file: Place, names: Collection[str], given: Collection[str]) -> None:
+    for name in given:
+        if name in names:
+            fix = "rename one of them"
+            refuse("a column that its folders give too", file=file, column=name, fix=fix)
+
+
+def with_partition(
+    frame: pl.DataFrame, file: Place, values: Mapping[str, str | None]
+) -> pl.DataFrame:
+    """The rows of a file with the columns that its folders give.
 
     Raises:
-        InputError: it is missing, cut short or damaged.
+        InputError: the file has one of them.
+    """
+    _check_clash(file, frame.columns, values)
+    return frame.with_columns(pl.lit(v, dtype=pl.String).alias(n) for n, v in values.items())
+
+
+def read(table: Place) -> tuple[pl.DataFrame, dict[Place, Mapping[bytes, bytes] | None]]:
+    """The rows of a table, and the metadata of each of its files, of one and the same version.
+
+    Raises:
+        InputError: a file is missing, cut short or damaged, or has other columns than the others.
         RunError: the store that holds it failed.
     """
-    try:
-        frame = pl.DataFrame(pl.from_arrow(open_file(file).read()))
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-        damaged(file, error)
-    values = partition_of(file, table)
-    return frame.with_columns(pl.lit(v, dtype=pl.String).alias(n) for n, v in values.items())
+    check_alike(table)
+    frames, metadata = [], {}
+    for file in files_of(table):
+        found = open_file(file)
+        try:
+            frame = pl.DataFrame(pl.from_arrow(found.read()))
+        except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+            damaged(file, error)
+        metadata[file] = found.metadata.metadata
+        frames.append(with_partition(frame, file, partition_of(file, table)))
+    return pl.concat(frames), metadata

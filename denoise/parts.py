@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from denoise import tables
+from denoise import places, tables
 from denoise.errors import refuse
 from denoise.places import Place
 from denoise.tables import Provenance
@@ -21,7 +21,7 @@ class Parts:
         self.directory = directory
         self.provenance = provenance
         kept = tables.read_manifest(directory)
-        if not any(directory.glob("*.parquet")):
+        if not self._files(""):
             self._begin()
             return
         if kept is not None and kept.run_id != provenance.run_id:
@@ -43,14 +43,18 @@ class Parts:
 
     def read(self, name: str) -> list[pl.DataFrame]:
         """The finished pieces of that name."""
-        files = sorted(self.directory.glob(f"{name}-*.parquet"))
-        return [tables.read_frame(file) for file in files]
+        return [tables.read_frame(file) for file in self._files(f"{name}-")]
 
     def add(self, name: str, frame: pl.DataFrame) -> None:
         """Keep one more piece."""
-        number = len(list(self.directory.glob(f"{name}-*.parquet")))
+        number = len(self._files(f"{name}-"))
         file = self.directory / f"{name}-{number:05d}.parquet"
         tables.write_table(frame, file, self.provenance)
+
+    def _files(self, start: str) -> list[Place]:
+        """The pieces whose names start so, in their order."""
+        found = places.files_below(self.directory).items()
+        return [f for name, f in found if name.startswith(start) and name.endswith(".parquet")]
 
 
 def changes(kept: Provenance, wanted: Provenance) -> str:

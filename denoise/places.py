@@ -8,12 +8,10 @@ and a file in it appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import shutil
 import sys
-import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, NoReturn, TypeAlias, Union
 
@@ -25,10 +23,10 @@ if TYPE_CHECKING:
 
 Place: TypeAlias = Union[Path, "UPath"]
 
-CLIENTS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": None, "memory": None}
+CLIENTS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf", "memory": None}
 """The stores by the scheme of their URLs, and the extra that brings the client of each."""
 
-_PATTERN = "*?["
+_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "huggingface_hub", "aiohttp")
 
 
 def place(name: str | Place) -> Place:
@@ -37,12 +35,14 @@ def place(name: str | Place) -> Place:
     Raises:
         InputError: the URL is of no known store, or the store's client is not installed.
     """
-    if not isinstance(name, str) or not (scheme := scheme_of(name)):
-        return Path(name) if isinstance(name, str) else name
-    shown = without_credentials(name)
+    if not isinstance(name, str):
+        return name
+    scheme = scheme_of(name)
+    if not scheme:
+        return Path(name)
     if scheme not in CLIENTS:
         fix = "download the file, or give the hub id; s3://, gs://, hf:// and memory:// are known"
-        refuse("addresses are not read", file=shown, fix=fix)
+        refuse("addresses are not read", file=name, fix=fix)
     try:
         from upath import UPath
 
@@ -51,27 +51,32 @@ def place(name: str | Place) -> Place:
         _ = found.fs
     except ImportError as error:
         fix = f"pip install 'denoise-prefs[{CLIENTS[scheme]}]'"
-        refuse(f"the client of {scheme}:// is not installed", file=shown, found=error, fix=fix)
+        refuse(f"the client of {scheme}:// is not installed", file=name, found=error, fix=fix)
     except Exception as error:
-        refuse("not an address of the store", file=shown, found=_reason(error), fix="check it")
+        refuse("not an address of the store", file=name, found=_reason(error), fix="check it")
     return found
 
 
 def scheme_of(name: str) -> str:
     """`s3` of s3://bucket/key; nothing of a path."""
     scheme, found, _ = name.partition("://")
-    return scheme.lower() if found and scheme.isalnum() else ""
+    return scheme if found and scheme.isalnum() else ""
 
 
 def is_name(source: object) -> bool:
     """Whether this names something to read: text, a path, or a place in a store."""
     upath = sys.modules.get("upath")
-    return isinstance(source, str | Path) or (upath and isinstance(source, upath.UPath)) or False
+    return isinstance(source, str | Path) or bool(upath and isinstance(source, upath.UPath))
 
 
 def is_remote(where: Place) -> bool:
     """Whether the place is in a store."""
     return not isinstance(where, Path)
+
+
+def shown(where: Place) -> str:
+    """The place as it is named in a message."""
+    return plain(without_credentials(str(where)))
 
 
 def exists(where: Place) -> bool:
@@ -82,12 +87,10 @@ def exists(where: Place) -> bool:
     """
     try:
         return where.exists()
-    except OSError as error:
-        if not is_remote(where):
-            name, why = without_credentials(str(where)), error.strerror
-            refuse("not the name of a file", found=name, fix=f"check the path ({why})")
-        _unreached(where, error)
     except Exception as error:
+        if isinstance(error, OSError) and not is_remote(where):
+            fix = f"check the path ({error.strerror})"
+            refuse("not the name of a file", found=str(where), fix=fix)
         _unreached(where, error)
 
 
@@ -102,11 +105,13 @@ def _reason(error: BaseException) -> str:
 
 def failed(error: BaseException, where: Place) -> None:
     """Raise a `RunError` where a store failed, and not the file that it holds."""
-    if is_remote(where) and getattr(error, "errno", None) is not None:
-        raise RunError(f"{plain(str(where))}: the store failed ({_reason(error)})") from error
-
-
-_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "huggingface_hub", "aiohttp")
+    of_arrow = isinstance(error, OSError) and error.errno is None  # which read what it was given
+    if is_remote(where) and (
+        not (of_arrow or isinstance(error, ValueError))
+        or isinstance(error, TimeoutError)
+        or is_of_a_store(error)
+    ):
+        raise RunError(f"{shown(where)}: the store failed ({_reason(error)})") from error
 
 
 def is_of_a_store(error: BaseException) -> bool:
@@ -120,15 +125,42 @@ def opened(where: Place) -> Path | IO[bytes]:
 
 
 def files_below(directory: Place) -> dict[str, Place]:
-    """All files in a directory and its folders by their names from there on, in their order."""
+    """All files in a directory and its folders by their names from there on, in their order.
+
+    Raises:
+        InputError: a store has a name there that no path of this machine can have.
+    """
     if isinstance(directory, Path):
         found = [file for file in directory.rglob("*") if file.is_file()]
         named = {file.relative_to(directory).parts: file for file in found}
-    else:
-        above = directory.path.rstrip("/") + "/"
-        names = (n for n in directory.fs.find(directory.path) if n.startswith(above))
-        named = {tuple(n.removeprefix(above).split("/")): _at(directory, n) for n in names}
+        return {"/".join(name): named[name] for name in sorted(named)}
+    above = directory.path.rstrip("/") + "/"
+    keys = (key for key in directory.fs.find(directory.path) if key.startswith(above))
+    named = {tuple(key.removeprefix(above).split("/")): _at(directory, key) for key in keys}
+    for name in list(named):
+        if not name[-1]:  # the mark of a folder, as the stores' own pages make it
+            del named[name]
+        elif set(name) & {"", ".", ".."}:
+            fix = "rename it, or give a directory without it"
+            refuse("no name for a file", file=directory, found="/".join(name), fix=fix)
     return {"/".join(name): named[name] for name in sorted(named)}
+
+
+def found_below(where: Place) -> dict[str, Place]:
+    """The file itself under no name, or the files of the directory.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if where.is_file():
+        return {"": where}
+    found = files_below(where)
+    return found or refuse("there is no such file or directory", file=where, fix="check the path")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name from a directory on is of work in progress or of notes, by custom."""
+    return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def _at(there: UPath, path: str) -> UPath:
@@ -138,11 +170,11 @@ def _at(there: UPath, path: str) -> UPath:
 
 def is_pattern(where: Place) -> bool:
     """Whether the name is a pattern such as part-*.jsonl, and no file of that very name."""
-    return any(c in where.name or c in str(where.parent) for c in _PATTERN) and not exists(where)
+    return any(c in str(where) for c in "*?[") and not exists(where)
 
 
 def matches(pattern: Place) -> list[Place]:
-    """The files that a pattern names, in the order of their names.
+    """The files that a pattern names but for hidden ones, in the order of their names.
 
     Raises:
         InputError: there is none.
@@ -152,70 +184,33 @@ def matches(pattern: Place) -> list[Place]:
     else:
         anchor = Path(pattern.anchor or ".")
         found = anchor.glob(str(PurePosixPath(pattern).relative_to(pattern.anchor)))
-    files = sorted((each for each in found if each.is_file()), key=str)
-    return files or refuse("no file has such a name", file=pattern, fix="check the pattern")
-
-
-@contextlib.contextmanager
-def local_copy(where: Place) -> Iterator[Path]:
-    """The file or directory on this machine, for as long as it is needed."""
-    if isinstance(where, Path):
-        yield where
-        return
-    with tempfile.TemporaryDirectory(prefix="denoise-") as scratch:
-        here = Path(scratch) / where.name
-        fetch(where, here)
-        yield here
-
-
-def fetch(where: Place, here: Path) -> None:
-    """Copy a file or directory from a store to this machine.
-
-    Raises:
-        RunError: the store failed.
-    """
-    try:
-        files = {"": where} if where.is_file() else files_below(where)
-        if not files:
-            raise FileNotFoundError("there is no such file or directory")
-        for name, file in files.items():
-            target = here / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            where.fs.get_file(file.path, str(target))
-    except Exception as error:
-        raise RunError(f"{plain(str(where))}: cannot be read ({_reason(error)})") from error
+    wants_hidden = is_hidden(pattern.name)
+    files = [f for f in found if f.is_file() and (wants_hidden or not is_hidden(f.name))]
+    fix = "check the pattern"
+    return sorted(files, key=str) or refuse("no file has such a name", file=pattern, fix=fix)
 
 
 def cache() -> Path:
-    """Where denoise keeps what it can get again, for this user alone."""
+    """Where denoise keeps what was fetched and what is being made, for this user alone."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     made = base / "denoise"
     made.mkdir(parents=True, exist_ok=True, mode=0o700)
     return made
 
 
-def kept_copy(where: Place) -> Path:
-    """The file or directory in the cache of this machine, fetched unless it is there as it is now.
+def download(where: Place, here: Path) -> None:
+    """Copy a file or directory from a store to this machine, file by file.
 
     Raises:
-        InputError: there is none, or the store cannot be asked.
         RunError: the store failed.
     """
-    if not exists(where):
-        refuse("there is no such file or directory", file=where, fix="check the address")
-    files = {"": where} if where.is_file() else files_below(where)
-    states = (f"{name}={file.fs.ukey(file.path)}" for name, file in sorted(files.items()))
-    key = hashlib.sha256("\n".join([str(where), *states]).encode()).hexdigest()[:32]
-    kept = cache() / "fetched" / key
-    if not kept.exists():
-        kept.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=kept.parent) as scratch:
-            made = Path(scratch) / "whole"
-            made.mkdir()
-            fetch(where, made / where.name)
-            with contextlib.suppress(OSError):  # another process was first
-                made.rename(kept)
-    return kept / where.name
+    for name, file in found_below(where).items():
+        target = here / name if name else here
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.fs.get_file(file.path, str(target))
+        except Exception as error:
+            raise RunError(f"{shown(file)}: cannot be read ({_reason(error)})") from error
 
 
 def upload(file: Path, where: Place) -> None:
@@ -226,15 +221,32 @@ def upload(file: Path, where: Place) -> None:
     """
     try:
         where.fs.put_file(str(file), where.path)
-        size = where.fs.info(where.path)["size"]
+        kept = where.fs.info(where.path)["size"]
     except Exception as error:
-        raise RunError(f"{plain(str(where))}: cannot be written ({_reason(error)})") from error
-    if size != file.stat().st_size:
-        raise RunError(f"{plain(str(where))}: the store kept {size:,} bytes of another length")
+        _unwritten(where, _reason(error), error)
+    size = file.stat().st_size
+    if kept != size:
+        _unwritten(where, f"of {size:,} bytes the store has {kept:,}")
+
+
+def write(where: Place, text: str) -> None:
+    """Put a text into a file of a store, whole or not at all.
+
+    Raises:
+        RunError: the store failed.
+    """
+    try:
+        where.fs.pipe_file(where.path, text.encode())
+    except Exception as error:
+        _unwritten(where, _reason(error), error)
+
+
+def _unwritten(where: Place, reason: str, error: Exception | None = None) -> NoReturn:
+    raise RunError(f"{shown(where)}: cannot be written ({reason})") from error
 
 
 def check_writable(where: Place) -> None:
-    """Refuse a place in a store that may not be written, by writing there.
+    """Refuse a file of a store that may not be written, by writing one beside it.
 
     The hub, where each file is a commit, is asked; what is public there is refused.
 
@@ -246,9 +258,10 @@ def check_writable(where: Place) -> None:
         return
     probe = where.with_name(f".{where.name}.{uuid.uuid4().hex[:8]}.probe")
     try:
-        probe.fs.pipe_file(probe.path, b"denoise")
-    except Exception as error:
-        refuse("cannot be written", file=where, found=_reason(error), fix="give another --out")
+        write(probe, "denoise")
+    except RunError as error:
+        cause = _reason(error.__cause__ or error)
+        refuse("cannot be written", file=where, found=cause, fix="give another --out")
     with contextlib.suppress(Exception):  # who may write may not always remove
         probe.fs.rm_file(probe.path)
 
@@ -269,12 +282,10 @@ def _check_hub(where: Place) -> None:
         refuse("the repository is public, and tables name annotators", file=where, fix=fix)
 
 
-def remove(where: Place) -> None:
-    """Remove a file or directory with all that it holds, where it is there."""
-    import shutil
-
-    if isinstance(where, Path):
-        shutil.rmtree(where, ignore_errors=True)
+def remove(directory: Place) -> None:
+    """Remove a directory with all that it holds, where it is there."""
+    if isinstance(directory, Path):
+        shutil.rmtree(directory, ignore_errors=True)
         return
     with contextlib.suppress(FileNotFoundError):
-        where.fs.rm(where.path, recursive=True)
+        directory.fs.rm(directory.path, recursive=True)

@@ -13,6 +13,8 @@ from denoise.errors import InputError, refuse
 from denoise.places import Place
 from denoise.tables import Provenance
 
+_BESIDE = re.compile(r"\.skipped\.parquet$|\.parts/")
+
 SKIPPED_SCHEMA = {
     "pair_id": pl.String,
     "reason": pl.String,
@@ -48,17 +50,19 @@ def score_files(paths: Place | Sequence[Place]) -> list[Place]:
     Raises:
         InputError: there is no path.
     """
-    given = [paths] if places.is_name(paths) else list(paths)
+    given = [paths] if places.is_name(paths) else paths
     if not given:
         refuse("no scores are given", fix="give the file that `denoise score` wrote")
-    return [file for path in given for file in _stands_for(path)]
+    return [file for path in given for file in _stands_for(places.place(path))]
 
 
 def _stands_for(path: Place) -> list[Place]:
-    if places.is_pattern(path):
-        return places.matches(path)
-    if path.exists():
-        return parquet.files_of(path)
+    if path.is_file():
+        return [path]
+    if path.is_dir() or places.is_pattern(path):
+        files = parquet.files_of(path) if path.is_dir() else places.matches(path)
+        # What `score` writes beside: who was skipped, and what it is at.
+        return [f for f in files if not _BESIDE.search(f"{f.parent.name}/{f.name}")] or [path]
     name = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}")
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     return sorted((file for file in beside if name.fullmatch(file.name)), key=str) or [path]

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,16 +18,14 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from denoise import __version__, parquet, places, schema
-from denoise.errors import Fault, InputError, RunError, raise_any, refuse
+from denoise.errors import Fault, InputError, raise_any, refuse
 from denoise.locks import locked
 from denoise.places import Place
+from denoise.published import MANIFEST, UNFINISHED, check, manifest, publish
 
 METADATA_KEY = "denoise"
 SCHEMA_KEY = "denoise_schema"
 ROW_GROUP = 1 << 18
-MANIFEST = "denoise.json"
-UNFINISHED = "being_written"
-"""In the manifest of a directory of a store, while its files are being put there: by whom."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,11 @@ class Provenance:
     @classmethod
     def from_json(cls, text: str) -> Provenance:
         """The provenance that `to_json` wrote."""
-        data = json.loads(text)
-        for name in ("run_id", UNFINISHED):
-            data.pop(name, None)
-        return cls(**data)
+        return cls._of(json.loads(text))
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any]) -> Provenance:
+        return cls(**{name: data[name] for name in data.keys() - {"run_id", UNFINISHED}})
 
 
 def file_hash(path: Place) -> str:
@@ -144,13 +142,18 @@ def metadata_of(provenance: Provenance) -> dict[str, str]:
 
 def read_provenance(table: Place) -> Provenance | None:
     """What the metadata of a Parquet table says made it; None for a user's own."""
-    made = {file: _provenance(file) for file in parquet.files_of(table)}
+    files = parquet.files_of(table)
+    return _made({file: parquet.open_file(file).metadata.metadata for file in files})
+
+
+def _made(metadata: Mapping[Place, Mapping[bytes, bytes] | None]) -> Provenance | None:
+    """What made a table, of the metadata of its files."""
+    made = {file: _provenance(of or {}, file) for file, of in metadata.items()}
     same_run(made)
     return next((each for each in made.values() if each is not None), None)
 
 
-def _provenance(path: Place) -> Provenance | None:
-    metadata = parquet.open_file(path).metadata.metadata or {}
+def _provenance(metadata: Mapping[bytes, bytes], path: Place) -> Provenance | None:
     _check_version(metadata.get(SCHEMA_KEY.encode()), path)
     text = metadata.get(METADATA_KEY.encode())
     if not text:
@@ -186,10 +189,7 @@ def read_frame(table: Place) -> pl.DataFrame:
         InputError: a file is missing, cut short or damaged, or has other columns than the others.
         RunError: the store that holds it failed.
     """
-    files = parquet.files_of(table)
-    if len(files) > 1:
-        parquet.columns_of(table)
-    return pl.concat([parquet.read_rows(file, table) for file in files])
+    return parquet.read(table)[0]
 
 
 def read_table(
@@ -200,7 +200,8 @@ def read_table(
     Raises:
         InputError: the file is missing, cut short, or departs from its contract.
     """
-    provenance, frame = read_provenance(path), read_frame(path)
+    frame, metadata = parquet.read(path)
+    provenance = _made(metadata)
     if contract is schema.VOTE_ROWS and "vote_id" not in frame.columns:
         frame = frame.with_row_index("vote_id").with_columns(pl.col("vote_id").cast(pl.Int64))
     if contract is schema.VOTE_ROWS and "annotator_id" not in frame.columns:
@@ -211,21 +212,10 @@ def read_table(
 
 def read_manifest(directory: Place) -> Provenance | None:
     """What made a directory, from its manifest; None where there is no readable one."""
-    text = _manifest(directory)
     try:
-        return Provenance.from_json(text)
-    except (ValueError, TypeError, AttributeError):
+        return Provenance._of(manifest(directory))
+    except (TypeError, AttributeError):
         return None
-
-
-def _manifest(directory: Place) -> str:
-    try:
-        return (directory / MANIFEST).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        places.failed(error, directory)
-        return ""
 
 
 def check_writable(out: Place) -> None:
@@ -248,19 +238,25 @@ def check_out(out: Place, made_by: str) -> None:
 
     Called before the work starts, so that hours are not lost to a name.
     """
-    check_writable(out)
+    check_writable(out / MANIFEST if places.is_remote(out) else out)
     if out.is_file():
         refuse("is a file, where a directory is to be written", file=out, fix="give another --out")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or _is_empty(out):
         return
-    manifest = read_manifest(out)
-    if manifest is None or manifest.made_by != made_by:
-        maker = f"was made by `denoise {manifest.made_by}`" if manifest else "is not empty"
+    made = read_manifest(out)
+    if made is None or made.made_by != made_by:
+        maker = f"was made by `denoise {made.made_by}`" if made else "is not empty"
         refuse(
             f"the directory {maker}, and `denoise {made_by}` would replace it",
             file=out,
             fix="give another --out, or remove it",
         )
+
+
+def _is_empty(directory: Place) -> bool:
+    # In a store an empty folder is a file of its name.
+    remote = places.is_remote(directory)
+    return not (places.files_below(directory) if remote else any(directory.iterdir()))
 
 
 @contextlib.contextmanager
@@ -273,7 +269,7 @@ def staged_directory(out: Place, provenance: Provenance) -> Iterator[Path]:
         check_out(out, provenance.made_by)
         with tempfile.TemporaryDirectory(prefix="denoise-") as scratch:
             yield Path(scratch)
-            publish(Path(scratch), out, provenance)
+            publish(Path(scratch), out, provenance.to_json() + "\n")
         return
     with locked(out):
         yield from _staged(out, provenance)
@@ -304,79 +300,14 @@ def _staged(out: Path, provenance: Provenance) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(directory: Path, out: Place, provenance: Provenance) -> None:
-    """Put a directory of this machine in a store, in the place of an earlier one.
-
-    A store renames no directories. So the manifest says first that the files are being written,
-    which readers refuse, and last that they are whole.
-
-    Raises:
-        RunError: the store failed, or another command wrote there meanwhile.
-    """
-    files = places.files_below(directory)
-    files.pop(MANIFEST, None)
-    whole, mark = provenance.to_json() + "\n", uuid.uuid4().hex
-    unfinished = json.dumps({**json.loads(whole), UNFINISHED: mark})
-    write_text(unfinished, out / MANIFEST)
-    for name, file in files.items():
-        places.upload(file, out / name)
-    for name, stale in places.files_below(out).items():
-        if name not in files and name != MANIFEST:
-            stale.unlink()
-    if mark not in _manifest(out):
-        write_text(unfinished, out / MANIFEST)
-        raise RunError(f"{out}: another command wrote there at the same time; repeat this one")
-    write_text(whole, out / MANIFEST)
-
-
-@contextlib.contextmanager
-def workshop(out: Place) -> Iterator[Path]:
-    """Where a command makes the directory `out` over hours: there, or here for one of a store.
-
-    What is in the store is here first, so that the command goes on from it; at the end it is
-    published. Killed in between, the command finds its work here.
-
-    Raises:
-        RunError: the store failed.
-    """
-    if isinstance(out, Path):
-        yield out
-        return
-    here = places.cache() / "work" / schema.digest(str(out)).hex() / out.name
-    with locked(here):
-        if not here.exists() and is_whole(out):
-            with tempfile.TemporaryDirectory(dir=here.parent) as scratch:
-                places.fetch(out, Path(scratch) / out.name)
-                (Path(scratch) / out.name).rename(here)
-        yield here
-        if (made := read_manifest(here)) is not None:
-            publish(here, out, made)
-    places.remove(here.parent)
-
-
-def is_whole(directory: Place) -> bool:
-    """Whether a manifest says that all files of a directory are there."""
-    return read_manifest(directory) is not None and UNFINISHED not in _manifest(directory)
-
-
-def _check_published(directory: Place) -> None:
-    """Refuse a directory of a store whose files are not all there yet."""
-    if UNFINISHED in _manifest(directory):
-        refuse(
-            "is being written, or the command that wrote it was killed",
-            file=directory,
-            fix="wait until it has ended, or repeat it",
-        )
-
-
 def same_run(provenances: Mapping[Place, Provenance | None]) -> None:
     """Refuse tables of one directory that different runs made; tables without provenance pass.
 
-    Of a store's directory, a table that was put there after the reading is seen by this.
+    Of a store, a directory whose files are not all there is refused as well.
     """
-    for directory in {path.parent for path in provenances if places.is_remote(path)}:
-        _check_published(directory)
     known = {path: p for path, p in provenances.items() if p is not None}
+    for directory in {path.parent for path in known if places.is_remote(path)}:
+        check(directory)
     if len({p.run_id for p in known.values()}) > 1:
         raise InputError(
             *(

@@ -17,7 +17,7 @@ LAYERS = [
     {"errors"},
     {"places"},
     {"schema"},
-    {"losses", "noise", "locks", "parquet", "tables", "tokenise", "plot"},
+    {"losses", "noise", "locks", "published", "parquet", "tables", "tokenise", "plot"},
     {"pooled", "crowd"},
     {"quality"},
     {"dataset", "scores", "parts", "processes", "progress", "simulate", "cluster"},

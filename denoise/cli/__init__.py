@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -53,3 +54,4 @@ def quiet_libraries() -> None:
         ("TOKENIZERS_PARALLELISM", "true"),
     ):
         os.environ.setdefault(name, value)
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)

@@ -125,7 +125,7 @@ def load(
     map_: Sequence[str],
     aspect: str,
     split: str | None,
-    texts: Path | None,
+    texts: Place | None,
     format_: str | None = None,
 ) -> Dataset:
     """The data, imported on the way where `import` did not make them, and what is to be said of it.

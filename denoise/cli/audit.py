@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from denoise.cli import app as shared
+from denoise.places import Place
 from denoise.plain import plain
 
 if TYPE_CHECKING:
@@ -181,8 +182,8 @@ def _audited(
     source: str,
     key: bytes | None,
     *,
-    truth: Path | None,
-    scores: Path | None,
+    truth: Place | None,
+    scores: Place | None,
     options: dict[str, Any],
     evidence: dict[str, Any],
 ) -> AuditResult:
@@ -267,8 +268,8 @@ def _compare(
     a: AuditResult,
     b: AuditResult,
     names: tuple[str, str],
-    out: Path,
-    json_: Path | None,
+    out: Place,
+    json_: Place | None,
     show: int,
 ) -> None:
     """What changed between two audits: page, terminal, and JSON."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import typer
+
+from denoise.places import Place, failed, place
 
 CODE = ("train_command", "trust_remote_code")
 """What runs other people's code, and so needs a word at the command line."""
@@ -21,7 +22,7 @@ def from_config(context: typer.Context, source: str) -> str:
     Raises:
         InputError: the file is no mapping, has unknown keys, or names no data.
     """
-    path = Path(source)
+    path = place(source)
     if path.suffix not in (".yaml", ".yml"):
         return source
     from denoise.errors import Fault, raise_any, refuse
@@ -73,7 +74,7 @@ def refuse_code(context: typer.Context, allowed: bool) -> None:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Place) -> dict[str, Any]:
     import yaml
 
     from denoise.errors import refuse
@@ -81,6 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
+        failed(error, path)
         refuse("cannot be read", file=path, found=error.strerror, fix="check the path")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from denoise.cli import app as shared
+from denoise.places import Place
 from denoise.plain import plain
 
 if TYPE_CHECKING:
@@ -167,11 +168,11 @@ def _labels(
     data: Dataset,
     source: str,
     model: str,
-    truth: Path | None,
+    truth: Place | None,
     threads: int | None,
     meaningless: list[str],
     show: int,
-    out: Path,
+    out: Place,
 ) -> None:
     """The command for categorical labels."""
     from denoise.cli.console import say
@@ -194,10 +195,10 @@ def _labels(
 
 def _stream(
     source: str,
-    out: Path,
-    scores: Path | None,
-    truth: Path | None,
-    init: Path | None,
+    out: Place,
+    scores: Place | None,
+    truth: Place | None,
+    init: Place | None,
     show: int,
     engine: str,
     ray_address: str | None,

@@ -10,6 +10,7 @@ import typer
 
 from denoise.cli import app as shared
 from denoise.cli.config import from_config, refuse_code
+from denoise.places import Place
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -107,9 +108,10 @@ def run(
     texts: shared.Texts = None,
 ) -> None:
     """Train, score what was not trained on, infer weights, and again: full EM."""
-    from denoise import processes, tables
+    from denoise import processes
     from denoise.cli.console import say
     from denoise.errors import naming_files, refuse
+    from denoise.published import workshop
     from denoise.rounds import run as rounds_of
 
     refuse_code(context, allow_commands)
@@ -162,7 +164,7 @@ def run(
         "trust_remote_code": trust_remote_code,
     }
     files = {"pairs": source, "votes": source, "holdout": holdout or "holdout"}
-    with View(rounds) as view, naming_files(**files), tables.workshop(out) as here:
+    with View(rounds) as view, naming_files(**files), workshop(out) as here:
         result = rounds_of(
             data,
             model=model,
@@ -177,7 +179,7 @@ def run(
     _conclude(result, out, data)
 
 
-def _conclude(result: RunResult, out: Path, data: Dataset) -> None:
+def _conclude(result: RunResult, out: Place, data: Dataset) -> None:
     from denoise.cli.console import next_step, percent, say
 
     if not result.converged:

@@ -103,6 +103,7 @@ def train(
     from denoise.cli.console import let_the_first_process_speak, next_step, say
     from denoise.errors import naming_files, refuse
     from denoise.places import is_remote
+    from denoise.published import workshop
     from denoise.stages import train as stage
     from denoise.stages.evidence import join_scores
     from denoise.stages.training_rows import (
@@ -171,7 +172,7 @@ def train(
             notes += more
         for note in notes:
             say(note)
-        with tables.workshop(out) as here:
+        with workshop(out) as here:
             done = stage.train(
                 rows,
                 model=model,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 import pyarrow as pa
@@ -46,13 +47,15 @@ _LONE_SURROGATE = re.compile(
 class Read:
     """A file's table; `untyped` where every value is text only because the format has no types.
 
-    `mixed` has the first row in which a column of text held a list or an object, by column.
+    `mixed` has the first row in which a column of text held a list or an object, by column;
+    `sha256` is that of the file's bytes.
     """
 
     frame: pl.DataFrame
     untyped: bool = False
     notes: tuple[str, ...] = ()
     mixed: Mapping[str, int] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def is_data_file(name: str) -> bool:
@@ -73,9 +76,14 @@ def read_file(path: Place) -> Read:
     Raises:
         InputError: the file is empty, cut short or malformed, or is of another kind.
     """
-    data = _bytes(path)
+    packed = _bytes(path)
+    data = _unpacked(packed, path)
     if not data.strip():
         refuse("the file is empty", file=path, fix="give a file with rows")
+    return replace(_by_kind(data, path), sha256=hashlib.sha256(packed).hexdigest())
+
+
+def _by_kind(data: bytes, path: Place) -> Read:
     match _suffix(path):
         case ".jsonl" | ".ndjson":
             return _json_lines(data, path)
@@ -100,39 +108,45 @@ def read_file(path: Place) -> Read:
 
 def _bytes(path: Place) -> bytes:
     try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
-        compression = next(
-            (kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None
-        )
-        named = COMPRESSED.get(path.suffix.lower())
-        if named and start and compression is None:
-            refuse(f"not a {named} file, though its name says so", file=path, fix="rename it")
-        with path.open("rb") as file, pa.input_stream(file, compression=compression) as stream:
-            return stream.read() if compression is None else _unpacked(stream, path)
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        places.failed(error, path)
-        if isinstance(error, PermissionError):
-            refuse("the file may not be read", file=path, fix="check its permissions")
-        refuse(
-            "the file cannot be read whole", file=path, found=str(error), fix="copy it again, whole"
-        )
+        return path.read_bytes()
+    except PermissionError:
+        refuse("the file may not be read", file=path, fix="check its permissions")
+    except OSError as error:
+        _cut(error, path)
 
 
-def _unpacked(stream: Any, path: Place) -> bytes:
-    """What a compressed file holds, unless it holds what no text does."""
-    most = max(UNPACKED_AT_LEAST, UNPACKED * path.stat().st_size)
+def _cut(error: Exception, path: Place) -> NoReturn:
+    places.failed(error, path)
+    fix = "copy it again, whole"
+    refuse("the file cannot be read whole", file=path, found=str(error), fix=fix)
+
+
+def _unpacked(packed: bytes, path: Place) -> bytes:
+    """What a compressed file holds, unless it holds what no text does; another as it is."""
+    compression = next((kind for magic, kind in _MAGIC.items() if packed.startswith(magic)), None)
+    named = COMPRESSED.get(path.suffix.lower())
+    if named and packed and compression is None:
+        refuse(f"not a {named} file, though its name says so", file=path, fix="rename it")
+    if compression is None:
+        return packed
+    most = max(UNPACKED_AT_LEAST, UNPACKED * len(packed))
     parts, size = [], 0
-    while part := stream.read(_STEP):
-        parts.append(part)
-        size += len(part)
-        if size > most:
-            refuse(
-                f"unpacks to more than {UNPACKED} times its size: no data, but a file made to fill "
-                "the memory",
-                file=path,
-                fix="get it from a source that you trust, or unpack it yourself",
-            )
+    try:
+        with pa.input_stream(pa.BufferReader(packed), compression=compression) as stream:
+            while part := stream.read(_STEP):
+                parts.append(part)
+                size += len(part)
+                if size > most:
+                    break
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        _cut(error, path)
+    if size > most:
+        refuse(
+            f"unpacks to more than {UNPACKED} times its size: no data, but a file made to fill "
+            "the memory",
+            file=path,
+            fix="get it from a source that you trust, or unpack it yourself",
+        )
     return b"".join(parts)
 
 

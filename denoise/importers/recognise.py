@@ -68,7 +68,7 @@ def import_data(
         InputError: the source cannot be read, is of no known form, or no row can be used.
     """
     directory = sources.named(source) if places.is_name(source) else None
-    if directory is not None and dataset.is_dataset(directory):
+    if directory is not None and directory.is_dir() and dataset.is_dataset(directory):
         if columns or split or format or texts is not None or aspect != "overall":
             options = "--map, --aspect, --split, --format and --texts"
             fix = f"leave out {options}, or import the source again"

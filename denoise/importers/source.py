@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import polars as pl
 
-from denoise import parquet, places, schema, tables
+from denoise import parquet, places, published, schema, tables
 from denoise.errors import InputError, refuse
 from denoise.importers import files
 from denoise.places import Place
@@ -104,7 +104,7 @@ def _named(source: str | Place, split: str | None) -> Source:
         return Source(
             read.frame,
             name,
-            tables.file_hash(path),
+            read.sha256,
             untyped=read.untyped,
             notes=read.notes,
             mixed=read.mixed,
@@ -113,7 +113,7 @@ def _named(source: str | Place, split: str | None) -> Source:
         if partitioned := _partitioned(path):
             _no_split(split, "a partitioned table")
             return _several(partitioned, name)
-        with places.local_copy(path) as here:
+        with published.local_copy(path) as here:
             return _directory(here, name, split)
     if _HUB_ID.fullmatch(str(source)) and not files.is_data_file(str(source)):
         return _hub(str(source), name, split)
@@ -127,21 +127,22 @@ def _partitioned(directory: Place) -> dict[Place, dict[str, str | None]]:
     return {
         file: parquet.partition_of(file, directory)
         for name, file in places.files_below(directory).items()
-        if files.is_data_file(name) and not any(p[0] in "_." for p in name.split("/"))
+        if files.is_data_file(name) and not places.is_hidden(name)
     }
 
 
 def _several(parts: Mapping[Place, Mapping[str, str | None]], name: str) -> Source:
     """The rows of several files, one after the other, as one table."""
     read = {file: files.read_file(file) for file in parts}
+    for directory in {file.parent for file in parts}:
+        published.check(directory)
     if len({each.untyped for each in read.values()}) > 1:
         fix = "give files of one kind"
         refuse("some of the files have types, and some (CSV, TSV) have none", file=name, fix=fix)
     frames, mixed, first = [], {}, 0
     for file, values in parts.items():
-        frame = read[file].frame
-        columns = (pl.lit(v, dtype=pl.String).alias(n) for n, v in values.items())
-        frames.append(frame.with_columns(columns))
+        frame = parquet.with_partition(read[file].frame, file, values)
+        frames.append(frame)
         mixed = {column: first + row for column, row in read[file].mixed.items()} | mixed
         first += len(frame)
     try:
@@ -154,7 +155,7 @@ def _several(parts: Mapping[Place, Mapping[str, str | None]], name: str) -> Sour
     return Source(
         frame,
         name,
-        schema.digest(*map(tables.file_hash, parts)).hex(),
+        schema.digest(*(each.sha256 for each in read.values())).hex(),
         untyped=next(iter(read.values())).untyped,
         notes=(f"{len(parts):,} files as one table", *notes),
         mixed=mixed,

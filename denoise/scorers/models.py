@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from denoise import places, schema, tables
+from denoise import places, published, schema, tables
 from denoise.errors import RunError, refuse
 from denoise.places import scheme_of
 from denoise.plain import plain, quote, without_credentials
@@ -56,7 +56,7 @@ def resolve(
 
 def _resolve(name: str, announce: Callable[[str], None], weights: bool) -> ModelSource:
     if scheme_of(name):
-        return _resolve(str(places.kept_copy(places.place(name))), announce, weights)
+        return _resolve(str(published.kept_copy(places.place(name))), announce, weights)
     path = Path(name).expanduser()
     shown = without_credentials(name)
     if len(name) > _LONGEST_NAME:

@@ -251,13 +251,13 @@ def _policy(source: ModelSource, settings: TrainSettings) -> Any:
 
 
 def model_name(source: ModelSource) -> str:
-    """The model as a name that holds everywhere: a hub id, or an absolute path."""
+    """The model as a name that holds everywhere: a hub id, a URL, or an absolute path."""
+    if scheme_of(source.given):
+        return source.given
     if source.gguf:
         return str((source.directory / source.gguf).resolve())
     given = Path(source.given).expanduser()
-    if given.is_dir() or scheme_of(source.given):
-        return str(source.directory.resolve())
-    return source.given
+    return str(given.resolve()) if given.is_dir() else source.given
 
 
 def _loaded(source: ModelSource, settings: TrainSettings) -> Any:

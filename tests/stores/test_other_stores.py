@@ -12,7 +12,7 @@ from hub import REPO
 from polars.testing import assert_frame_equal
 from test_stores import ROWS, denoise, lines
 
-from denoise import places, tables
+from denoise import places, published, tables
 from denoise.dataset import read_dataset
 from denoise.stages.em import read_em
 from denoise.tables import Provenance
@@ -82,8 +82,8 @@ def test_data_and_results_in_googles_store(google, tmp_path):
     found = read_em(places.place(f"{google}/em"))
     assert_frame_equal(found.confidences, read_em(tmp_path / "em").confidences)
     out = places.place(f"{google}/em")
-    assert tables.is_whole(out)
-    unfinished = {**json.loads(found.provenance.to_json()), tables.UNFINISHED: "x"}
+    assert published.is_whole(out)
+    unfinished = {**json.loads(found.provenance.to_json()), published.UNFINISHED: "x"}
     tables.write_text(json.dumps(unfinished), out / tables.MANIFEST)
     said = denoise("export", f"{google}/in", out, "--out", tmp_path / "no", status=2)
     assert "is being written" in said

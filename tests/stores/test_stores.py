@@ -12,8 +12,8 @@ import pytest
 from polars.testing import assert_frame_equal
 from test_stream import data, write
 
-from denoise import places, tables
-from denoise.errors import InputError, RunError
+from denoise import places, published, tables
+from denoise.errors import InputError
 from denoise.stages.em import read_em
 from denoise.tables import Provenance
 
@@ -70,7 +70,7 @@ def contents(where: str, below: Path) -> dict[str, object]:
     place = places.place(where)
     files = places.files_below(place)
     if places.is_remote(place):
-        places.fetch(place, below)
+        places.download(place, below)
     else:
         below = Path(where)
     for name in files:
@@ -272,7 +272,10 @@ def test_training_and_rounds_end_in_the_store_and_go_on_from_there(
     denoise(*words, "--out", there)
     denoise(*words, "--out", tmp_path / "policy")
     same(contents(str(tmp_path / "policy"), tmp_path), contents(there, tmp_path / "fetched"))
+    model = places.place(f"{there}/model.safetensors")
+    before = model.fs.modified(model.path)
     assert "is there already" in denoise(*words, "--out", there)
+    assert model.fs.modified(model.path) == before, "what is whole is not put there again"
     assert not list((tmp_path / "cache" / "denoise" / "work").rglob("*.safetensors"))
     out = f"{bucket}/run"
     words = ("run", source, "--model", there, "--rounds", 1, "--folds", 2, "--max-steps", 1)
@@ -326,5 +329,5 @@ def test_memory_is_a_store_of_a_program(tmp_path):
     one, other = read_em(places.place("memory://of-a-test/em")), read_em(tmp_path / "em")
     assert_frame_equal(one.confidences, other.confidences)
     assert one.provenance == other.provenance
-    with pytest.raises(RunError, match="cannot be read"):
-        places.fetch(places.place("memory://of-a-test/none"), tmp_path / "none" / "x")
+    with pytest.raises(InputError, match="there is no such file or directory"):
+        published.fetch(places.place("memory://of-a-test/none"), tmp_path / "none" / "x")

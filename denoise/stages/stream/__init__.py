@@ -35,7 +35,7 @@ from denoise.stages.em import EMResult
 from denoise.stages.evidence import Evidence
 from denoise.stages.settings import EMSettings
 from denoise.stages.stream.confidences import Columns, of_rows, write_confidences
-from denoise.stages.stream.evidence import known_sides, margins, origin
+from denoise.stages.stream.evidence import check_unchanged, known_sides, margins, origin
 from denoise.stages.stream.rows import (
     PairIds,
     RowStore,
@@ -172,6 +172,7 @@ def em_stream(
         path = staging / em.CONFIDENCES_FILE
         write_confidences(path, votes_file, values_of, seen, result.provenance, done)
         em.write_but_rows(result, staging)
+        check_unchanged(place(source), data.result())
     return result
 
 

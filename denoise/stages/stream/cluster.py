@@ -30,7 +30,7 @@ from denoise.stages.em import EMResult
 from denoise.stages.settings import EMSettings
 from denoise.stages.stream import rows as files
 from denoise.stages.stream.confidences import write_confidences
-from denoise.stages.stream.evidence import Margins, margins_of, origin
+from denoise.stages.stream.evidence import Margins, check_unchanged, margins_of, origin
 from denoise.stages.stream.partitions import Common, Part, Partitions, Pieces, Report, total
 from denoise.stages.stream.rows import Split, rows_of, splits
 from denoise.stages.stream.tally import Tally, concluded
@@ -112,6 +112,7 @@ def em_cluster(
             path = staging / em.CONFIDENCES_FILE
             write_confidences(path, votes_file, votes.values, names, result.provenance, done)
             em.write_but_rows(result, staging)
+            check_unchanged(directory, data.result())
     return result
 
 

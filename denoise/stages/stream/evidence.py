@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from denoise import dataset, parquet, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
-from denoise.places import Place, place
+from denoise.places import Place
 from denoise.scores import score_files
 from denoise.stages import evidence
 from denoise.stages.evidence import Evidence
@@ -54,6 +55,15 @@ def origin(directory: Place) -> Iterator[Future[Provenance]]:
 
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(provenance)
+
+
+def check_unchanged(directory: Place, made: Provenance) -> None:
+    """Refuse data in whose place others were put since `origin` said what made them."""
+    for name in (dataset.PAIRS_FILE, dataset.VOTES_FILE):
+        now = tables.read_provenance(directory / name)
+        if now is not None and now.run_id != made.run_id:
+            fix = "repeat this command"
+            refuse("was replaced while it was read", file=directory / name, fix=fix)
 
 
 class Margins(NamedTuple):
@@ -168,7 +178,7 @@ def known_sides(truth: pl.DataFrame | None, pairs: PairIds) -> Known:
         here = np.full(len(ids), -1, np.int32)
         some = ids.is_not_null()
         column = ids.filter(some).to_arrow()
-        here[some.to_numpy()] = pairs.codes(column, place("truth"))
+        here[some.to_numpy()] = pairs.codes(column, Path("truth"))
         return here
 
     there = ids.filter(codes(ids) >= 0).cast(pl.String)

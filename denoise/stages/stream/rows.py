@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from denoise import parquet, places, schema
+from denoise import parquet, places, schema, tables
 from denoise.errors import InputError, raise_any, refuse
 from denoise.noise import Floats
 from denoise.places import Place
@@ -133,6 +134,8 @@ def _at_row(first: int) -> Iterator[None]:
 
 def check_columns(file: Place, contract: schema.Contract, absent: Sequence[str] = ()) -> None:
     """Refuse a table that is empty, lacks columns (but for `absent` ones) or has wrong types."""
+    tables.read_provenance(file)  # refuses a later schema
+    parquet.check_alike(file)
     if not rows_of(file):
         refuse(f"the {contract.name} table has no rows", file=file)
     frame = pl.DataFrame(pl.from_arrow(parquet.columns_of(file).empty_table()))
@@ -320,7 +323,7 @@ class RowStore:
     The file is gone with the process, however that ends.
     """
 
-    def __init__(self, n: int, directory: Place | None) -> None:
+    def __init__(self, n: int, directory: Path | None) -> None:
         self._n, self._at = n, 0
         self._kept = np.empty(n if directory is None else 0, np.int64)
         self._file = None if directory is None else tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
