@@ -106,8 +106,11 @@ def fetch(where: Place, here: Path) -> str:
         places.download(where, made)
         if _state(where) != before:
             raise RunError(f"{places.shown(where)}: changed while it was read; repeat this")
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
-            made.rename(here)  # unless another process was first
+        try:
+            made.rename(here)
+        except OSError:
+            if not here.exists():  # else another process was first
+                raise
     return before
 
 

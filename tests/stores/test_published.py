@@ -83,6 +83,7 @@ def test_what_changes_while_it_is_fetched_is_not_kept(store, tmp_path, monkeypat
     kept = published.kept_copy(store / "model")
     assert (kept / "config.json").read_text() == "old"
     assert published.kept_copy(store / "model") == kept
+    assert published.fetch(store / "model", kept) == state, "as where another process was first"
     put(store / "model", {"config.json": "new one"})
     assert published._state(store / "model") != state
     other = published.kept_copy(store / "model")
