@@ -16,7 +16,7 @@ LAYERS = [
     {"__init__", "plain"},
     {"errors"},
     {"schema"},
-    {"losses", "noise", "locks", "tables", "tokenise", "plot"},
+    {"losses", "noise", "locks", "tables", "tokenise", "plot", "compiled"},
     {"pooled", "crowd"},
     {"quality"},
     {"dataset", "scores", "parts", "processes", "progress", "simulate", "cluster"},
