@@ -302,6 +302,9 @@ def _separated(data: bytes, path: Path, delimiter: str) -> Read:
     if repeated := sorted(name for name, times in Counter(header).items() if times > 1):
         fix = "give each column a name of its own"
         refuse("the header names a column twice", file=path, found=", ".join(repeated), fix=fix)
+    if odd := [name for name in header if "\0" in name]:  # polars would cut it off there
+        fix = "rename the column"
+        refuse("the name of a column has a NUL in it", file=path, found=odd[0], fix=fix)
     # An odd number of quotes may be one that is never closed, which swallows the rows after it.
     if data.count(b'"') % 2:
         _refuse_csv(text, path, delimiter, len(header))

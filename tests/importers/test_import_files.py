@@ -120,6 +120,7 @@ def test_every_malformed_json_line_is_named(write):
         ("d.csv", "chosen,rejected\nx,y\nx\nx,y,z\n", "line 3: 1 field(s), where the header has 2"),
         ("d.csv", 'chosen,rejected\nx,"y\nx,y\n', "line 2: bad quoting"),
         ("d.csv", "chosen,chosen\nx,y\n", "names a column twice, found 'chosen'"),
+        ("d.csv", "chosen,chosen\0b,rejected\nx,y,z\n", "a column has a NUL in it"),
         ("d.csv", b"chosen,rejected\nx,y\ncaf\xe9,y\n", "line 3: the text is not UTF-8"),
         ("d.jsonl", b'{"chosen": "\xff"}\n', "line 1: the text is not UTF-8"),
         ("d.parquet", parquet()[:-40], "not a whole Parquet file"),
