@@ -136,9 +136,15 @@ def _unpacked(stream: Any, path: Path) -> bytes:
 
 def _parquet(data: bytes, path: Path) -> Read:
     try:
-        tables.check_rows(pq.ParquetFile(io.BytesIO(data)).metadata.num_rows, len(data), path)
+        parquet = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        tables.check_rows(parquet.metadata.num_rows, len(data), path)
+        for group in range(parquet.num_row_groups):  # polars may panic where Arrow says what it is
+            parquet.read_row_group(group)
         return Read(pl.read_parquet(io.BytesIO(data)))
-    except (pl.exceptions.PolarsError, OSError, pa.ArrowInvalid) as error:
+    except (
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+        *(OSError, ValueError, pa.ArrowException),
+    ) as error:
         refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
 
 
