@@ -173,7 +173,8 @@ def _json_lines(data: bytes, path: Path) -> Read:
     raise_any(_undecodable(data, path))
     # The search for any escaped half first, as it is forty times as quick.
     escaped = b"\\ud" in data or b"\\uD" in data
-    if not (escaped and _LONE_SURROGATE.search(data)):
+    # What begins as a compressed file does, however short, polars would unpack.
+    if data.lstrip().startswith(b"{") and not (escaped and _LONE_SURROGATE.search(data)):
         try:
             frame = _from_json_lines(data)
             return Read(frame, mixed=_mixed(frame, lambda: _parsed(data)))

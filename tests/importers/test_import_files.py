@@ -115,6 +115,7 @@ def test_every_malformed_json_line_is_named(write):
         ("d.json", "[]", "no rows"),
         ("d.json", "7", "holds no table"),
         ("d.jsonl", "", "the file is empty"),
+        ("d.jsonl", b"x\x01\0\0\0\0L1\n", "line 1: not JSON"),
         ("d.jsonl.gz", gzip.compress(b""), "the file is empty"),
         ("d.csv", "chosen,rejected\n", "there are no rows"),
         ("d.csv", "chosen,rejected\nx,y\nx\nx,y,z\n", "line 3: 1 field(s), where the header has 2"),
