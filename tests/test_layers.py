@@ -17,7 +17,7 @@ LAYERS = [
     {"errors"},
     {"places"},
     {"schema"},
-    {"losses", "noise", "locks", "published", "parquet", "tables", "tokenise", "plot"},
+    {"losses", "noise", "locks", "published", "parquet", "tables", "tokenise", "plot", "compiled"},
     {"pooled", "crowd"},
     {"quality"},
     {"dataset", "scores", "parts", "processes", "progress", "simulate", "cluster"},

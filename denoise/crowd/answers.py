@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from denoise.compiled import njit
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.integer]
@@ -110,7 +111,7 @@ def once(repeated: Answers) -> Answers:
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _single(start: Codes, annotator: Codes, label: Codes) -> NDArray[np.bool_]:
     """Whether a vote is the first of its annotator's on the item, and all of them agree, [n]."""
     kept = np.zeros(annotator.shape[0], np.bool_)
@@ -125,7 +126,7 @@ def _single(start: Codes, annotator: Codes, label: Codes) -> NDArray[np.bool_]:
     return kept
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sorted(
     item: Codes, annotator: Codes, label: Codes, n_items: int, n_classes: int
 ) -> tuple[Floats, Floats, Floats, Floats]:
@@ -163,7 +164,7 @@ def _sorted(
     return start, who, what, cell
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _occurrences(codes: Codes, n: int) -> Floats:
     """How often each of 0 … n − 1 occurs, [n]; quicker than bincount, which copies to int64."""
     out = np.zeros(n)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from denoise.compiled import njit
 from denoise.crowd.answers import Floats
 
 LARGE = 1e200
 """Factors are multiplied up to about this before one logarithm is taken of all."""
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def e_pass(
     first: int,
     last: int,
@@ -79,7 +79,7 @@ def e_pass(
     return total + math.log(product), moved
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def e_pass_binary(
     first: int,
     last: int,
@@ -130,7 +130,7 @@ def e_pass_binary(
     return total + math.log(product), moved
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def shares(
     start: Floats, annotator: Floats, label: Floats, power: Floats, smoothing: float, spread: Floats
 ) -> Floats:
@@ -153,7 +153,7 @@ def shares(
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count(
     start: Floats, annotator: Floats, label: Floats, posterior: Floats, n_annotators: int
 ) -> Floats:
@@ -168,7 +168,7 @@ def count(
     return counts
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def agreement(
     start: Floats, annotator: Floats, label: Floats, n_annotators: int, n_classes: int
 ) -> tuple[Floats, Floats]:
@@ -190,7 +190,7 @@ def agreement(
     return agreed, decided
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def left_out(
     start: Floats,
     annotator: Floats,
@@ -225,7 +225,7 @@ def left_out(
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def information(
     start: Floats, annotator: Floats, label: Floats, posterior: Floats, diagonal: Floats
 ) -> Floats:

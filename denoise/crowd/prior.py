@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from denoise.compiled import njit
 from denoise.crowd.answers import Floats
 
 SHAPE, RATE = 1.0, 0.01
@@ -83,7 +83,7 @@ def _derivatives(counts: Floats, alpha: Floats) -> tuple[float, Floats, Floats, 
     return value, slope, curve - (SHAPE - 1.0) / alpha**2, joint
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _gammas(x: float) -> tuple[float, float, float]:
     """log Γ and its first two derivatives at x > 0, to about 1e-13: one recurrence for all three.
 
@@ -108,7 +108,7 @@ def _gammas(x: float) -> tuple[float, float, float]:
     return gamma, psi, tri
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sums(counts: Floats, alpha: Floats) -> tuple[float, Floats, Floats, float, float]:
     """Σ over rows and labels of what log Γ and its derivatives gain by the counts."""
     n_rows, n = counts.shape

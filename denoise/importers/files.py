@@ -152,9 +152,15 @@ def _unpacked(packed: bytes, path: Place) -> bytes:
 
 def _parquet(data: bytes, path: Place) -> Read:
     try:
-        parquet.check_rows(pq.ParquetFile(io.BytesIO(data)).metadata.num_rows, len(data), path)
+        found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        parquet.check_rows(found.metadata.num_rows, len(data), path)
+        for group in range(found.num_row_groups):  # polars may panic where Arrow says what it is
+            found.read_row_group(group)
         return Read(pl.read_parquet(io.BytesIO(data)))
-    except (pl.exceptions.PolarsError, OSError, pa.ArrowInvalid) as error:
+    except (
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+        *(OSError, ValueError, pa.ArrowException),
+    ) as error:
         refuse("not a whole Parquet file", file=path, found=str(error), fix="write it again")
 
 
@@ -183,7 +189,8 @@ def _json_lines(data: bytes, path: Place) -> Read:
     raise_any(_undecodable(data, path))
     # The search for any escaped half first, as it is forty times as quick.
     escaped = b"\\ud" in data or b"\\uD" in data
-    if not (escaped and _LONE_SURROGATE.search(data)):
+    # What begins as a compressed file does, however short, polars would unpack.
+    if data.lstrip().startswith(b"{") and not (escaped and _LONE_SURROGATE.search(data)):
         try:
             frame = _from_json_lines(data)
             return Read(frame, mixed=_mixed(frame, lambda: _parsed(data)))
@@ -318,6 +325,9 @@ def _separated(data: bytes, path: Place, delimiter: str) -> Read:
     if repeated := sorted(name for name, times in Counter(header).items() if times > 1):
         fix = "give each column a name of its own"
         refuse("the header names a column twice", file=path, found=", ".join(repeated), fix=fix)
+    if odd := [name for name in header if "\0" in name]:  # polars would cut it off there
+        fix = "rename the column"
+        refuse("the name of a column has a NUL in it", file=path, found=odd[0], fix=fix)
     # An odd number of quotes may be one that is never closed, which swallows the rows after it.
     if data.count(b'"') % 2:
         _refuse_csv(text, path, delimiter, len(header))

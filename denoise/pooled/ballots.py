@@ -137,6 +137,22 @@ class Ballots(NamedTuple):
             return self
         return self.of_pairs(sampled(len(self.margin), self.n_votes, at_most))
 
+    def of_voters(self) -> tuple[Ballots, NDArray[np.int64]]:
+        """The votes with codes for those annotators alone who have some, and who they are, [k]."""
+        who = np.flatnonzero(self.by_annotator(self.votes) > 0)
+        if len(who) in (0, self.n_annotators):
+            return self, np.arange(self.n_annotators)
+        cells = np.isin(self.annotator, who)
+        renamed = np.cumsum(cells, dtype=np.int32) - 1
+        votes = self._replace(
+            code=2 * renamed[self.code >> 1] + (self.code & 1),
+            annotator=np.searchsorted(who, self.annotator[cells]),
+            level=self.level[cells],
+            votes=self.votes[cells],
+            n_annotators=len(who),
+        )
+        return votes, who
+
     def of_pairs(self, kept: NDArray[np.int64]) -> Ballots:
         """The votes on these pairs, codes in order."""
         counts = self.start[kept + 1] - self.start[kept]

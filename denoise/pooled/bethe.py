@@ -44,7 +44,8 @@ class Beliefs(NamedTuple):
 
     value: log marginal likelihood, nats; log_odds: s of each pair, [J]; message: log-odds that a
     vote is right by its annotator's other votes, [n] cell by cell; cavity: the same by its pair's
-    other votes and the margin; nodes: each annotator's posterior; parameters: its mean of η, as θ.
+    other votes and the margin; nodes: the posteriors of annotators with more than `marginal.FEW`
+    votes; parameters: each annotator's mean of η, as θ; guesses: P(each annotator guesses), [K].
     """
 
     value: float
@@ -53,11 +54,7 @@ class Beliefs(NamedTuple):
     cavity: Cavities
     nodes: Nodes
     parameters: Parameters
-
-    @property
-    def guesses(self) -> Floats:
-        """P(each annotator guesses), [K]."""
-        return (self.nodes.posterior * self.nodes.guesses).sum(axis=1)
+    guesses: Floats
 
 
 class Network(NamedTuple):
@@ -111,14 +108,14 @@ def propagate(
     sent = messages(net, message)
     for sweep in range(SWEEPS):
         _to_annotators(votes, sent, tau, at)
-        nodes, part, change = _to_pairs(votes, sent, sent.cavity, net.annotators, prior, at, sweep)
-        at = at._replace(theta=log_odds(nodes.mean))
-        if change < STILL or votes.single:
+        told = _to_pairs(votes, sent, sent.cavity, net.annotators, prior, at, sweep)
+        at = at._replace(theta=log_odds(told.mean))
+        if told.change < STILL or votes.single:
             break
     last = sent._replace(cavity=Cavities(net.ends, np.empty(len(message))))
     pairs, _ = _to_annotators(votes, last, tau, at)
-    value = pairs - solve.evidence_term(votes, tau) + part + float(nodes.log_integral.sum())
-    return Beliefs(value, sent.log_odds, message, sent.cavity, nodes, at)
+    value = pairs - solve.evidence_term(votes, tau) + told.value
+    return Beliefs(value, sent.log_odds, message, sent.cavity, told.nodes, at, told.guesses)
 
 
 class Integrated(NamedTuple):
@@ -152,11 +149,11 @@ def integrate(
     guesses = marginal.guessers(votes, tau, at, prior)
     for sweep in range(4 * SWEEPS):
         _, right = added(votes.each(_to_annotators, sent, tau, at))
-        nodes, _, change = _to_pairs(votes, sent, cavity, who, prior, at, sweep)
+        told = _to_pairs(votes, sent, cavity, who, prior, at, sweep)
         theta = solve.step_of_theta(votes, right, at, fit.shrinkage)
-        theta[who] = log_odds(nodes.mean)
+        theta[who] = log_odds(told.mean)
         theta[n == 0] = fit.parameters.theta[n == 0]
-        change = max(change, np.abs(sigmoid(theta) - sigmoid(at.theta)).max())
+        change = max(told.change, np.abs(sigmoid(theta) - sigmoid(at.theta)).max())
         at = at._replace(theta=theta)
         trace.append(Step(sweep, None, change, float(sigmoid(theta).mean())))
         if change <= tolerance:
@@ -165,7 +162,7 @@ def integrate(
         held = votes.hold(solve.pair_log_odds, tau, fit.parameters)
         return Integrated(fit, held, tuple(trace))
     votes.each(_to_annotators, sent, tau, at)
-    guesses[who] = (nodes.posterior * nodes.guesses).sum(axis=1)
+    guesses[who] = told.guesses
     shrunk = fit._replace(parameters=at, shrinkage=prior.shrinkage(guesses))
     return Integrated(shrunk, votes.hold(_log_odds, sent), tuple(trace))
 
@@ -200,16 +197,17 @@ def slope_of_prior(net: Network, prior: Prior, beliefs: Beliefs) -> Floats:
     integrals of log η.
     """
     few = net.votes.by_annotator(net.votes.votes) <= marginal.FEW
-    eta = sigmoid(beliefs.nodes.theta[~few])
-    slopes = (beliefs.nodes.posterior[~few] * population.slopes(eta, prior)).sum(axis=(1, 2))
+    eta = sigmoid(beliefs.nodes.theta)
+    slopes = (beliefs.nodes.posterior * population.slopes(eta, prior)).sum(axis=(1, 2))
     if not few.any():
         return slopes
     who = np.flatnonzero(few)
 
     def integrals(shift: Floats) -> float:
         moved = Prior.at(prior.coordinates + shift)
-        rest = (net.votes, beliefs.cavity, beliefs.parameters, moved, who)
-        return float(marginal.quadrature(*rest).log_integral.sum())
+        given = (net.votes, beliefs.cavity, beliefs.parameters, moved)
+        parts = (marginal.quadrature(*given, part) for part in marginal.chunks(who))
+        return sum(float(part.log_integral.sum()) for part in parts)
 
     steps = SLOPE * np.eye(len(slopes))
     by_step = [integrals(step) - integrals(-step) for step in steps]
@@ -230,6 +228,20 @@ def _to_annotators(
     return added(over_pairs(part, work))
 
 
+class _Told(NamedTuple):
+    """What the messages to the pairs come from.
+
+    mean: E[η], [m]; guesses: P(each annotator guesses), [m]; nodes: as in `Beliefs`; value: the
+    annotators' part of it, and of the votes; change: the largest of a message.
+    """
+
+    mean: Floats
+    guesses: Floats
+    nodes: Nodes
+    value: float
+    change: float
+
+
 def _to_pairs(
     votes: Votes,
     sent: Messages,
@@ -238,25 +250,35 @@ def _to_pairs(
     prior: Prior,
     at: Parameters,
     sweep: int,
-) -> tuple[Nodes, float, float]:
-    """Fill `message`, half way after `FREE` sweeps; `sent` and its `cavity` are held.
-
-    Returns the posteriors behind it, the votes' part of the value, and the largest change.
-    """
-    nodes = marginal.quadrature(votes, cavity, at, prior, annotators)
-    eta = marginal.cell_nodes(votes, at, nodes.theta, annotators)
-    mass = np.repeat(nodes.posterior, votes.n_levels, axis=0)
-    cells = marginal.cells_of(votes, annotators)
+) -> _Told:
+    """Fill `message`, half way after `FREE` sweeps; `sent` and its `cavity` are held."""
     kept = KEPT if sweep >= FREE else 0.0
-    totals, changes = zip(*votes.each(_left_out, sent, cells, eta, mass, kept), strict=True)
-    return nodes, sum(totals), max(changes)
+    told = []
+    for part in marginal.chunks(annotators):
+        nodes = marginal.quadrature(votes, cavity, at, prior, part)
+        mass = np.repeat(nodes.posterior, votes.n_levels, axis=0)
+        cells = marginal.cells_of(votes, part)
+        totals, changes = zip(
+            *votes.each(_left_out, sent, cells, nodes.eta, mass, kept), strict=True
+        )
+        of_many = nodes.of(marginal.votes_of(votes, part) > marginal.FEW)
+        value = sum(totals) + float(nodes.log_integral.sum())
+        told.append((nodes.mean, nodes.share, of_many, value, max(changes)))
+    means, shares, of_many, values, changes = zip(*told, strict=True)
+    return _Told(
+        np.concatenate(means),
+        np.concatenate(shares),
+        Nodes(*map(np.concatenate, zip(*of_many, strict=True))),
+        sum(values),
+        max(changes),
+    )
 
 
 def _left_out(
     part: Ballots, sent: Messages, cells: np.ndarray, eta: Floats, mass: Floats, kept: float
 ) -> tuple[float, float]:
-    ends, probability = sent.cavity
-    rest = (ends[cells], ends[cells + 1], probability, eta, mass, kept, sent.message)
-    threads = part.threads if len(sent.message) > SMALL else 1
+    begin, end = sent.cavity.ends[cells], sent.cavity.ends[cells + 1]
+    rest = (begin, end, sent.cavity.probability, eta, mass, kept, sent.message)
+    threads = part.threads if (end - begin).sum() > SMALL else 1
     parts = over(len(cells), threads, lambda f, e: kernels.leave_one_out_pass(f, e, *rest))
     return sum(total for total, _ in parts), max(change for _, change in parts)

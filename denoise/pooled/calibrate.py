@@ -109,13 +109,20 @@ def calibrate(
     `prior` is where the search begins, or what is kept without `fit_prior`. Above `SAMPLE` votes a
     sample of the pairs is used.
     """
-    votes = whole.sample(SAMPLE)
+    votes, who = whole.sample(SAMPLE).of_voters()
     options = {"eta0": eta0, "fit_temperature": fit_temperature, "fit_prior": fit_prior}
-    found = _calibrate(votes, start, prior, **options)
+    begin = start._replace(theta=start.theta[who])
+    found = _calibrate(votes, begin, prior, **options)
     for _ in range(SHIFTS if votes.n_levels > 1 else 0):
         at = maximum(votes, found.temperature, found.prior, found.parameters).parameters
         found = _calibrate(votes, at, prior, **options)
-    return found
+    if len(who) == whole.n_annotators:
+        return found
+    # Of whom the sample has no vote, nothing is known but the population.
+    mean = log_odds(np.float64(found.prior.integrable.population))
+    theta = start.theta.copy() if found.parameters is begin else np.full(len(start.theta), mean)
+    theta[who] = found.parameters.theta
+    return found._replace(parameters=found.parameters._replace(theta=theta))
 
 
 def _calibrate(

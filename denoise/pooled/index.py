@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from numba import njit
 from numpy.typing import NDArray
 
+from denoise.compiled import njit
 from denoise.pooled.ballots import Codes, Floats, over
 
 Keys = NDArray[np.uint64]
@@ -75,7 +75,7 @@ def repeated_keys(index: PairIndex) -> Keys:
     return np.unique(index.keys[1:][index.keys[1:] == index.keys[:-1]])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def mixed(ids: Int64) -> Keys:
     """Whole numbers spread over 64 bits, one to one (the finaliser of SplitMix64), [n]."""
     out = np.empty(len(ids), np.uint64)
@@ -87,7 +87,7 @@ def mixed(ids: Int64) -> Keys:
     return out
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _bucket_pass(keys: Keys, shift: int, first: Int32) -> None:
     i = 0
     for bucket in range(len(first) - 1):
@@ -97,7 +97,7 @@ def _bucket_pass(keys: Keys, shift: int, first: Int32) -> None:
     first[-1] = len(keys)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _find_pass(
     begin: int, end: int, keys: Keys, first: Int32, shift: int, wanted: Keys, out: Int32
 ) -> None:
@@ -121,7 +121,7 @@ def _find_pass(
             out[block + i] = found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def fill(codes: Int32, values: Floats, into: Floats) -> int:
     """Write values [n] at their codes; return the row of the first that was written before, or −1.
 
@@ -135,7 +135,7 @@ def fill(codes: Int32, values: Floats, into: Floats) -> int:
     return again
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _count_pass(first: int, last: int, pair: Int32, start: Int64) -> None:
     for i in range(len(pair)):
         if first <= pair[i] < last:
@@ -231,7 +231,7 @@ def group(
     return Grouped(start, code[:filled], state, contradicted, used, told, agree, rows, counts)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _to_starts(start: Int64) -> int:
     """Counts at `start[j + 1]` to the sums before them, in place; returns the whole sum."""
     total = 0
@@ -242,7 +242,7 @@ def _to_starts(start: Int64) -> int:
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _scatter_pass(
     rows: Rows, rank: Int32, start: Int64, code: Int32, first: int, last: int
 ) -> None:
@@ -255,7 +255,7 @@ def _scatter_pass(
             start[j + 1] += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _sort(segment: Int32) -> None:
     if len(segment) > SMALL_SEGMENT:
         segment.sort()
@@ -269,7 +269,7 @@ def _sort(segment: Int32) -> None:
         segment[m] = x
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _settle_pass(
     first: int,
     last: int,
@@ -348,7 +348,7 @@ def _settle_pass(
     return counts, found[:n_found]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def row_pass(
     first: int,
     last: int,
@@ -399,7 +399,7 @@ def row_pass(
             confidence[i] = q if says == A else other
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _sides(s: float) -> tuple[float, float]:
     """σ(s) and σ(−s), the smaller one not lost to rounding."""
     e = math.exp(-abs(s))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from denoise.compiled import njit
 
 FLUSH = 256
 """Factors multiplied before a logarithm is taken: each is between 1 and 2."""
@@ -17,7 +18,7 @@ MANY = 1 << 14
 """Votes of an annotator of which a part is enough to begin with."""
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def longest(start):
     """The most votes that a pair has; `start` as in `Ballots`, [J + 1]."""
     most = 0
@@ -26,7 +27,7 @@ def longest(start):
     return most
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _log_odds(j, start, code, margin, tau, lam):
     s = tau * margin[j]
     for i in range(start[j], start[j + 1]):
@@ -38,7 +39,7 @@ def _log_odds(j, start, code, margin, tau, lam):
     return s
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _posterior(j, s, known):
     if len(known) and known[j] != 0:
         return 1.0 if known[j] > 0 else 0.0
@@ -48,7 +49,7 @@ def _posterior(j, s, known):
     return e / (1.0 + e)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def e_pass(first, last, start, code, margin, known, tau, lam, right):
     """Add Σw of each cell to `right`; return Σ_j log(2 cosh(s/2)), or ±s/2 where it is known."""
     total = 0.0
@@ -77,7 +78,7 @@ def e_pass(first, last, start, code, margin, known, tau, lam, right):
     return total + math.log(product)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def evidence_pass(first, last, margin, tau):
     """Σ_j log(2 cosh(τΔ/2))."""
     total = 0.0
@@ -92,21 +93,21 @@ def evidence_pass(first, last, margin, tau):
     return total + math.log(product)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def log_odds_pass(first, last, start, code, margin, tau, lam, log_odds):
     """Write s of each pair."""
     for j in range(first, last):
         log_odds[j] = _log_odds(j, start, code, margin, tau, lam)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def posterior_pass(first, last, log_odds, known, q):
     """Write q of each pair, given s; `q` may be `log_odds` itself."""
     for j in range(first, last):
         q[j] = _posterior(j, log_odds[j], known)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def cavity_pass(start, code, margin, known, tau, lam, wanted, cursor, cavity):
     """Write P(a vote is right) by all that is known but the vote itself, cell by cell.
 
@@ -128,7 +129,7 @@ def cavity_pass(start, code, margin, known, tau, lam, wanted, cursor, cavity):
             cursor[cell] += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def slots(code, wanted, cursor):
     """Where each vote goes cell by cell, [n], −1 for cells not `wanted`, [C] bool.
 
@@ -142,12 +143,12 @@ def slots(code, wanted, cursor):
     return out
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _sent(i, slot, code, message, lam):
     return message[slot[i]] if slot[i] >= 0 else lam[code[i] >> 1]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def message_pass(
     first, last, start, code, margin, known, slot, tau, message, lam, log_odds, cavity, right
 ):
@@ -181,7 +182,7 @@ def message_pass(
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def node_pass(first, last, begin, end, cavity, nodes, out):
     """Add Σ log(Pη + (1−P)(1−η)) at each node η of each cell.
 
@@ -205,7 +206,7 @@ def node_pass(first, last, begin, end, cavity, nodes, out):
             out[c, n] += math.log(max(product[n], 1e-300))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def bend_pass(first, last, begin, end, cavity, eta, slope, bend):
     """Write the first and minus the second derivative of Σ log(Pη+(1−P)(1−η)) in θ, [C] each."""
     for c in range(first, last):
@@ -220,7 +221,7 @@ def bend_pass(first, last, begin, end, cavity, eta, slope, bend):
         bend[c] = two
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def leave_one_out_pass(first, last, begin, end, cavity, nodes, mass, kept, message):
     """Write logit E[η without the vote itself] of each vote of the cells `first` up to `last`.
 
@@ -250,7 +251,7 @@ def leave_one_out_pass(first, last, begin, end, cavity, nodes, mass, kept, messa
     return total, change
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def wrong_pass(first, last, start, code, known, log_odds):
     """Σ(1−w) over the votes, given s of each pair."""
     total = 0.0
@@ -261,7 +262,7 @@ def wrong_pass(first, last, start, code, known, log_odds):
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def spread_pass(first, last, start, code, margin, known, tau, lam, of_tau, of_wrong):
     """What the uncertainty of a pair's truth ties together, as sums over pairs.
 
@@ -289,7 +290,7 @@ def spread_pass(first, last, start, code, margin, known, tau, lam, of_tau, of_wr
     return slope, variance
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def coupling_pass(start, code, q, group, matrix):
     """Add Σ_j q(1−q) v_j v_jᵀ to `matrix`, [K, K]; `group` is the row of each cell."""
     for j in range(len(q)):
@@ -301,7 +302,7 @@ def coupling_pass(start, code, q, group, matrix):
                 matrix[row, group[code[m] >> 1]] += v if code[m] & 1 else -v
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def own_coupling_pass(start, code, q, group, precision, own, second):
     """Diagonal of the matrix of `coupling_pass`, and Σ_j Σ_{l≠k} (q(1−q))²/precision_l, [K] each.
 
@@ -319,7 +320,7 @@ def own_coupling_pass(start, code, q, group, precision, own, second):
             second[row] += spread * spread * (total - 1.0 / precision[row])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def join(first, last, start, code, group, parent):
     """Union–find: annotators that voted on the same pair get the same root in `parent`, [K]."""
     for j in range(first, last):
@@ -334,7 +335,7 @@ def join(first, last, start, code, group, parent):
                 one = low
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _root(parent, k):
     while parent[k] != k:
         parent[k] = parent[parent[k]]
@@ -342,7 +343,7 @@ def _root(parent, k):
     return k
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def _slopes(first, last, advantage, eta):
     """Σt and Σt² with t = d/(½ + d(η − ½)), d = 2P − 1: ℓ' and −ℓ'' of one annotator."""
     lean = eta - 0.5
@@ -355,14 +356,14 @@ def _slopes(first, last, advantage, eta):
     return slope, bend
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def slope_pass(first, last, ends, advantage, eta, slope, bend):
     """Write `_slopes` of annotators `first` up to `last`, [K] each."""
     for k in range(first, last):
         slope[k], bend[k] = _slopes(ends[k], ends[k + 1], advantage, eta[k])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _newton(first, last, advantage, a, b, edge, tolerance, most, x):
     """The root of ℓ'(η) + a/η − b/(1−η), and the passes it took, −1 where `most` did not do.
 
@@ -391,7 +392,7 @@ def _newton(first, last, advantage, a, b, edge, tolerance, most, x):
     return x, -1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def newton_pass(first, last, ends, advantage, a, b, edge, tolerance, most, eta, steps):
     """`_newton` for annotators `first` up to `last`, from `eta`, in place; `steps` gets the passes.
 

@@ -12,7 +12,6 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from denoise.noise import log_odds, sigmoid
 from denoise.pooled import kernels, solve
@@ -32,6 +31,9 @@ NEWTON = 30
 
 PLENTY = 4096
 """Votes beyond which whether an annotator guesses is read off its η, without an integral."""
+
+CHUNK = 4096
+"""Annotators whose nodes are in memory at a time: few enough for a processor's cache."""
 
 DENSE = 256
 """Annotators up to which their information matrix is made as a whole for every evaluation."""
@@ -66,6 +68,16 @@ def cells_of(votes: Votes, annotators: np.ndarray) -> np.ndarray:
     return (annotators[:, None] * votes.n_levels + np.arange(votes.n_levels)).ravel()
 
 
+def chunks(annotators: np.ndarray) -> list[np.ndarray]:
+    """The annotators, `CHUNK` at a time."""
+    return np.array_split(annotators, max(1, -(-len(annotators) // CHUNK)))
+
+
+def votes_of(votes: Votes, annotators: np.ndarray) -> Floats:
+    """Number of votes of each of the annotators, [m]."""
+    return votes.votes[cells_of(votes, annotators)].reshape(-1, votes.n_levels).sum(axis=1)
+
+
 def cell_nodes(votes: Votes, at: Parameters, theta: Floats, annotators: np.ndarray) -> Floats:
     """η of the annotators' cells at `theta` [m, Q], [m · L, Q]."""
     shift = np.tile(at.delta, len(annotators))[:, None] if votes.n_levels > 1 else 0.0
@@ -77,15 +89,20 @@ def log_likelihoods(
     votes: Votes, cavity: Cavities, at: Parameters, theta: Floats, annotators: np.ndarray
 ) -> Floats:
     """log of the annotators' likelihood at `theta` [m, Q], given their votes' cavities, [m, Q]."""
-    nodes = cell_nodes(votes, at, theta, annotators)
+    return _likelihoods(votes, cavity, cell_nodes(votes, at, theta, annotators), annotators)
+
+
+def _likelihoods(votes: Votes, cavity: Cavities, nodes: Floats, annotators: np.ndarray) -> Floats:
+    """The same at nodes of the cells, [m · L, Q]."""
     out = added(votes.each(_at_nodes, cavity, cells_of(votes, annotators), nodes))
     return out.reshape(len(annotators), votes.n_levels, -1).sum(axis=1)
 
 
 def _at_nodes(part: Ballots, cavity: Cavities, cells: np.ndarray, nodes: Floats) -> Floats:
     out = np.zeros(nodes.shape)
-    rest = (cavity.ends[cells], cavity.ends[cells + 1], cavity.probability, nodes, out)
-    threads = part.threads if len(cavity.probability) > SMALL else 1
+    begin, end = cavity.ends[cells], cavity.ends[cells + 1]
+    rest = (begin, end, cavity.probability, nodes, out)
+    threads = part.threads if (end - begin).sum() > SMALL else 1
     over(len(cells), threads, lambda f, e: kernels.node_pass(f, e, *rest))
     return out
 
@@ -173,28 +190,38 @@ def _positive(diagonal: Floats, shrinkage: Floats) -> Floats:
 class Nodes(NamedTuple):
     """Quadrature of each annotator's η with the others held fixed.
 
-    theta: logit η at the nodes, [K, Q]; log_mass: log of weight × prior × likelihood there, [K, Q];
-    guesses: P(of a guesser) there, [K, Q].
+    theta: logit η at the nodes, [K, Q]; eta: η of the cells there, [K · L, Q]; guesses: P(of a
+    guesser) there, [K, Q]; posterior: P(each node), [K, Q]; log_integral: log of the marginal
+    likelihood, [K].
     """
 
     theta: Floats
-    log_mass: Floats
+    eta: Floats
     guesses: Floats
-
-    @property
-    def log_integral(self) -> Floats:
-        """log of the marginal likelihood, [K]."""
-        return logsumexp(self.log_mass, axis=1)
-
-    @property
-    def posterior(self) -> Floats:
-        """P(each node), [K, Q]."""
-        return np.exp(self.log_mass - self.log_integral[:, None])
+    posterior: Floats
+    log_integral: Floats
 
     @property
     def mean(self) -> Floats:
         """E[η], [K]."""
-        return (self.posterior * sigmoid(self.theta)).sum(axis=1)
+        eta = self.eta if len(self.eta) == len(self.theta) else sigmoid(self.theta)
+        return np.einsum("kn,kn->k", self.posterior, eta)
+
+    @property
+    def share(self) -> Floats:
+        """P(each annotator guesses), [K]."""
+        return np.einsum("kn,kn->k", self.posterior, self.guesses)
+
+    def of(self, chosen: np.ndarray) -> Nodes:
+        """Those of some annotators, [K] bool."""
+        cells = np.repeat(chosen, len(self.eta) // max(len(self.theta), 1))
+        return Nodes(
+            self.theta[chosen],
+            self.eta[cells],
+            self.guesses[chosen],
+            self.posterior[chosen],
+            self.log_integral[chosen],
+        )
 
 
 def modes(
@@ -206,7 +233,7 @@ def modes(
     """
     theta = at.theta[annotators]
     cells = cells_of(votes, annotators)
-    n = votes.votes[cells].reshape(-1, votes.n_levels).sum(axis=1)
+    n = votes_of(votes, annotators)
     for _ in range(NEWTON):
         eta = cell_nodes(votes, at, theta[:, None], annotators)[:, 0]
         slope, bend = added(votes.each(_bends, cavity, cells, eta))
@@ -227,8 +254,9 @@ def _bends(
     part: Ballots, cavity: Cavities, cells: np.ndarray, eta: Floats
 ) -> tuple[Floats, Floats]:
     slope, bend = np.empty(len(cells)), np.empty(len(cells))
-    rest = (cavity.ends[cells], cavity.ends[cells + 1], cavity.probability, eta, slope, bend)
-    threads = part.threads if len(cavity.probability) > SMALL else 1
+    begin, end = cavity.ends[cells], cavity.ends[cells + 1]
+    rest = (begin, end, cavity.probability, eta, slope, bend)
+    threads = part.threads if (end - begin).sum() > SMALL else 1
     over(len(cells), threads, lambda f, e: kernels.bend_pass(f, e, *rest))
     return slope, bend
 
@@ -252,12 +280,12 @@ def quadrature(
     who = np.arange(votes.n_annotators) if annotators is None else annotators
     inner = prior.integrable
     own = population.nodes(inner, NODES)
-    theta = np.tile(log_odds(own.eta), (len(who), 1))
-    guesses = np.tile(own.guesses, (len(who), 1))
     with np.errstate(divide="ignore"):  # a weight may round to 0
-        weight = np.tile(np.log(own.weight), (len(who), 1))
-    many = votes.by_annotator(votes.votes)[who] > FEW
+        nodes = log_odds(own.eta), own.guesses, np.log(own.weight)
+    theta, guesses, weight = (np.broadcast_to(x, (len(who), len(x))) for x in nodes)
+    many = votes_of(votes, who) > FEW
     if many.any():
+        theta, guesses, weight = theta.copy(), guesses.copy(), weight.copy()
         centre, sd = modes(votes, cavity, at, inner, who[many])
         x, hermite = _hermite(len(own.eta))
         wide = np.sqrt(2) * sd[:, None]
@@ -266,7 +294,17 @@ def quadrature(
         guesses[many] = population.guesses(eta, inner)
         weight[many] = np.log(hermite) + x**2 + np.log(wide)
         weight[many] += population.log_density(eta, inner)
-    return Nodes(theta, weight + log_likelihoods(votes, cavity, at, theta, who), guesses)
+    if votes.n_levels == 1 and not many.any():
+        eta = np.tile(own.eta, (len(who), 1))
+    else:
+        eta = cell_nodes(votes, at, theta, who)
+    mass = weight + _likelihoods(votes, cavity, eta, who)
+    highest = mass.max(axis=1, keepdims=True)
+    mass -= highest
+    np.exp(mass, out=mass)
+    total = mass.sum(axis=1, keepdims=True)
+    mass /= total
+    return Nodes(theta, eta, guesses, mass, (highest + np.log(total))[:, 0])
 
 
 def guessers(votes: Votes, tau: float, at: Parameters, prior: Prior) -> Floats:
@@ -278,10 +316,10 @@ def guessers(votes: Votes, tau: float, at: Parameters, prior: Prior) -> Floats:
     if not len(who):
         return found
 
-    def nodes() -> Nodes:
+    def shares() -> Floats:
         cavity = votes.hold(cavities, tau, at.cells(votes), who)
-        return quadrature(votes, cavity, at, prior, who)
+        parts = (quadrature(votes, cavity, at, prior, part).share for part in chunks(who))
+        return np.concatenate(list(parts))
 
-    own = votes.again(nodes)
-    found[who] = (own.posterior * own.guesses).sum(axis=1)
+    found[who] = votes.again(shares)
     return found

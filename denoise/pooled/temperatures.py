@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from denoise.noise import Z95, log_odds
-from denoise.pooled import bethe, kernels
+from denoise.pooled import bethe, kernels, marginal
 from denoise.pooled import prior as population
 from denoise.pooled.ballots import Ballots, Floats, over_pairs
 from denoise.pooled.calibrate import RANGE, Calibration, root_mean_square
@@ -50,9 +50,10 @@ def average(votes: Ballots, at: Parameters, calibration: Calibration) -> Average
     for here in np.exp(grid):
         beliefs = bethe.propagate(net, float(here), prior, at, beliefs)
         log_weight.append(beliefs.value + population.log_belief(float(here)))
-        theta.append(beliefs.nodes.theta)
-        mass.append(beliefs.nodes.posterior)
-        mean, deviation = _wrong(votes, float(here), beliefs)
+        nodes = marginal.quadrature(votes, beliefs.cavity, beliefs.parameters, prior)
+        theta.append(nodes.theta)
+        mass.append(nodes.posterior)
+        mean, deviation = _wrong(votes, float(here), beliefs, nodes)
         wrong.append(mean)
         sd.append(deviation)
     weight = np.exp(np.array(log_weight) - logsumexp(log_weight)) * np.gradient(grid)
@@ -85,14 +86,15 @@ def _quantiles(value: Floats, mass: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _wrong(votes: Ballots, tau: float, beliefs: bethe.Beliefs) -> tuple[float, float]:
+def _wrong(
+    votes: Ballots, tau: float, beliefs: bethe.Beliefs, nodes: marginal.Nodes
+) -> tuple[float, float]:
     """Mean and standard deviation of the number of wrong votes at a temperature."""
     arrays = (votes.start, votes.code, votes.known, beliefs.log_odds)
     mean = sum(over_pairs(votes, lambda f, e: kernels.wrong_pass(f, e, *arrays)))
     lam = beliefs.parameters.cells(votes)
     of_tau, of_wrong = np.zeros(len(lam)), np.zeros(len(lam))
     _, within = kernels.spread_pass(0, len(votes.margin), *votes.arrays, tau, lam, of_tau, of_wrong)
-    nodes = beliefs.nodes
     centre = log_odds(nodes.mean)[:, None]
     variance = (nodes.posterior * (nodes.theta - centre) ** 2).sum(axis=1)
     # A θ far out moves the number no further than η moves.

@@ -108,12 +108,13 @@ def expected_wrong(whole: Votes, found: Integrated, calibration: Calibration) ->
     against η held at the fit is taken for the whole.
     """
     tau, at = calibration.temperature, found.fit.parameters
-    votes = whole.sample(SAMPLE)
-    beliefs = bethe.propagate(bethe.network(votes), tau, calibration.prior, at)
+    votes, who = whole.sample(SAMPLE).of_voters()
+    of_sample = at._replace(theta=at.theta[who])
+    beliefs = bethe.propagate(bethe.network(votes), tau, calibration.prior, of_sample)
     integrated = _wrong(votes, beliefs.log_odds)
     if votes.n_votes == whole.n_votes:
         return integrated
-    held = _wrong(votes, solve.pair_log_odds(votes, tau, at))
+    held = _wrong(votes, solve.pair_log_odds(votes, tau, of_sample))
     return added(whole.each(_wrong, found.log_odds)) * integrated / max(held, 1e-300)
 
 
@@ -153,6 +154,16 @@ def _spread(part: Ballots, tau: float, lam: Floats) -> tuple[Floats, Floats, Flo
         return of_tau, of_wrong, np.array(totals)
 
     return added(over_pairs(part, work))
+
+
+def _reached(share: float, reached: Floats, theta: Floats) -> Floats:
+    """θ at which a share of the mass is reached, [m]; `reached` [m, n] rises from 0 to 1."""
+    after = np.clip((reached <= share).sum(axis=1), 1, reached.shape[1] - 1)
+    rows = np.arange(len(reached))
+    (mass, point), (mass_after, point_after) = (
+        (reached[rows, at], theta[rows, at]) for at in (after - 1, after)
+    )
+    return point + (share - mass) / (mass_after - mass) * (point_after - point)
 
 
 class _Own(NamedTuple):
@@ -200,8 +211,7 @@ def _own(
         pieces = np.diff(theta, axis=1) * (density[:, 1:] + density[:, :-1]) / 2
         reached = np.concatenate([np.zeros((len(chunk), 1)), np.cumsum(pieces, axis=1)], axis=1)
         reached /= reached[:, -1:]
-        for row, k in enumerate(chunk):
-            low[k], high[k] = np.interp([0.025, 0.975], reached[row], theta[row])
+        low[chunk], high[chunk] = _reached(0.025, reached, theta), _reached(0.975, reached, theta)
         mass = np.gradient(reached, axis=1)
         away = theta - (mass * theta).sum(axis=1, keepdims=True)
         found.variance[chunk] = (mass * away**2).sum(axis=1)

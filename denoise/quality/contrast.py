@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from denoise.compiled import njit
 from denoise.noise import Z95, Floats
 from denoise.quality.finding import Finding
 from denoise.quality.permutation import ENOUGH, PERMUTATIONS, sequential
@@ -100,7 +100,7 @@ def beyond_slice(
     return right - mean
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _contrasted(
     start: np.ndarray,
     right: Floats,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from denoise.compiled import njit
 from denoise.noise import Floats
 from denoise.quality.finding import Finding
 from denoise.quality.mixture import share
@@ -90,7 +90,7 @@ def _on_the_item(crowd: Crowd, vote: np.ndarray, misled: Floats) -> Floats:
     return np.where(own, 1.0 - share, pi * share / (1.0 - right))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _together(
     start: np.ndarray, annotator: np.ndarray, n_annotators: int, least: int
 ) -> tuple[np.ndarray, np.ndarray]:

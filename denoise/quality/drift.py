@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from denoise.compiled import njit
 from denoise.noise import Z95, Floats
 from denoise.quality.finding import Finding
 from denoise.quality.permutation import ENOUGH, PERMUTATIONS, sequential
@@ -71,7 +71,7 @@ def drift(
     return Drift(Finding(p_value, effect, low, high, n), changed)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _largest(right: Floats, allowed: Floats) -> tuple[float, int]:
     """The statistic and the number of votes before the cut."""
     n, total = len(right), right.sum()
@@ -85,7 +85,7 @@ def _largest(right: Floats, allowed: Floats) -> tuple[float, int]:
     return best, at
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _tested(
     start: Floats,
     time: Floats,

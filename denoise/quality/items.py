@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from denoise.compiled import njit
 from denoise.crowd.answers import Answers
 from denoise.noise import Floats
 
@@ -38,7 +38,7 @@ def dissent(votes: Answers, confusion: Floats, posterior: Floats) -> tuple[Float
     return counted, _tail(votes.start, wrong, against)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _tail(start: np.ndarray, wrong: Floats, against: np.ndarray) -> Floats:
     """P(number of wrong votes ≥ the number of votes against), [J], by convolution."""
     n_items = len(start) - 1

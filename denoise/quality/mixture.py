@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy.stats import norm
 
+from denoise.compiled import njit
 from denoise.noise import Z95, Floats
 
 HALVINGS = 50
@@ -62,7 +62,7 @@ def share(
     return Share(value, low, high, groups)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _rise(first: int, last: int, base: Floats, slope: Floats, x: float) -> float:
     total = 0.0
     for i in range(first, last):
@@ -70,7 +70,7 @@ def _rise(first: int, last: int, base: Floats, slope: Floats, x: float) -> float
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sum(first: int, last: int, base: Floats, slope: Floats, x: float) -> float:
     total = 0.0
     for i in range(first, last):
@@ -78,7 +78,7 @@ def _sum(first: int, last: int, base: Floats, slope: Floats, x: float) -> float:
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _log_likelihood(start: Floats, base: Floats, slope: Floats, x: Floats) -> Floats:
     out = np.full(len(x), np.nan)
     for g in range(len(x)):
@@ -87,7 +87,7 @@ def _log_likelihood(start: Floats, base: Floats, slope: Floats, x: Floats) -> Fl
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _fitted(
     start: Floats, base: Floats, slope: Floats, bound: Floats, fall: float
 ) -> tuple[Floats, Floats, Floats]:

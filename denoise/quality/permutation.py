@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numba import njit
+from denoise.compiled import njit
 
 PERMUTATIONS = 20_000
 """At most so many orders of an annotator's votes are tried."""
@@ -12,7 +12,7 @@ ENOUGH = 20
 Monte Carlo p-values*, Biometrika 78, 1991)."""
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def sequential(as_extreme: int, tried: int, permutations: int, enough: int) -> float:
     """The p-value after `tried` of at most `permutations` orders, `as_extreme` of them so."""
     if as_extreme == enough and tried < permutations:

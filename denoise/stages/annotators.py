@@ -32,10 +32,9 @@ def annotators_table(
         reliability, low, high, agreement: [K] each, NaN where the data do not tell.
         flags: whom each flag is for, [K] each.
     """
-    raised = [
-        [flag for flag, holds in zip(flags, row, strict=True) if holds]
-        for row in zip(*flags.values(), strict=True)
-    ]
+    raised = pl.DataFrame({flag: np.asarray(holds) for flag, holds in flags.items()}).select(
+        pl.concat_list(pl.when(flag).then(pl.lit(flag)) for flag in flags).list.drop_nulls()
+    )
     return pl.DataFrame(
         {
             "annotator_id": names,
@@ -44,7 +43,7 @@ def annotators_table(
             "reliability_high": pl.Series(high, nan_to_null=True),
             "n_votes": pl.Series(n_votes, dtype=pl.Int64),
             "agreement": pl.Series(agreement, nan_to_null=True),
-            "flags": pl.Series(raised, dtype=pl.List(pl.String)),
+            "flags": raised.to_series(),
         }
     ).select(column.name for column in schema.ANNOTATORS.columns)
 

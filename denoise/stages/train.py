@@ -107,12 +107,14 @@ def train(
         },
         settings.of_the_policy() | _processes(),
     )
+    work = out.with_name(f"{out.name}.parts")
     earlier = tables.read_manifest(out)
     if earlier is not None and earlier.run_id == made.run_id:
+        if processes.is_first() and earlier == tables.read_manifest(work):
+            shutil.rmtree(work)  # killed after the policy took its place
         for note in notes:
             announce(note)
         return _read(out, made, notes)
-    work = out.with_name(f"{out.name}.parts")
     if processes.is_first():
         _claim(work, made, replace_unfinished)
     from denoise.scorers.models import load_tokenizer

@@ -1,5 +1,6 @@
 """Small tables on which the commands under test run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, policy_dir: Path) -> Path:
             f'"annotator": "who {who}", "margin": {margin}}}'
         )
     (where / "votes.jsonl").write_text("\n".join(lines))
+    rows = [
+        {
+            "prompt": f"q {i}",
+            "chosen": f"good {i}",
+            "rejected": f"bad {i}",
+            "annotator": "abc"[i % 3],
+        }
+        for i in range(48)
+    ]
+    (where / "few.jsonl").write_text("\n".join(map(json.dumps, rows)))
     write_dataset(import_data(str(where / "votes.jsonl")), where / "data")
     assert read_dataset(where / "data").is_preference
     (where / "policy").symlink_to(policy_dir)
@@ -40,7 +51,7 @@ def workplace(folder: Path, tmp_path: Path) -> Callable[[str], Path]:
     def made(name: str) -> Path:
         where = tmp_path / name
         where.mkdir()
-        for each in ("votes.jsonl", "data", "policy", "em"):
+        for each in ("votes.jsonl", "few.jsonl", "data", "policy", "em"):
             (where / each).symlink_to(folder / each)
         return where
 

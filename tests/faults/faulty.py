@@ -1,9 +1,15 @@
 """The commands under test, and what each writes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from run_cases import COMMAND
+
+KILLS = int(os.environ.get("DENOISE_KILLS", "20"))
+LONG = KILLS >= 200
 
 
 class Command(NamedTuple):
@@ -11,6 +17,10 @@ class Command(NamedTuple):
 
     words: tuple[str, ...]
     out: str
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 COMMANDS = {
@@ -24,6 +34,20 @@ COMMANDS = {
         "out.parquet",
     ),
 }
+SLOW = {
+    "train": Command(
+        words("train few.jsonl --model policy --batch-size 8 --save-steps 1 --out out"), "out"
+    ),
+    "run": Command(
+        (
+            *words("run few.jsonl --model policy --folds 2 --rounds 2 --tolerance 0 --out out"),
+            *("--train-command", COMMAND),
+        ),
+        "out",
+    ),
+}
+EVERY = COMMANDS | SLOW
+"""All commands that write but `demo`, which runs others."""
 
 
 def denoise(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -82,6 +82,23 @@ def test_a_table_cut_short_anywhere_is_refused(votes, tmp_path):
     assert (refused, harmless) == (100, 0)
 
 
+def test_a_changed_byte_in_the_footer_of_anybodys_parquet_is_refused_or_read(tmp_path):
+    """Without checksums, as most writers leave them; polars panics at some of these."""
+    path = tmp_path / "pairs.parquet"
+    frame = pl.DataFrame({name: ["p", "q"] for name in ("prompt", "chosen", "rejected", "who")})
+    frame.write_parquet(path)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    refused = 0
+    for at in range(footer, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x1F]) + whole[at + 1 :])
+        try:
+            assert len(read_file(path).frame) == 2
+        except InputError:
+            refused += 1
+    assert refused > 0.2 * (len(whole) - footer)
+
+
 def test_a_gzip_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path):
     path = tmp_path / "bomb.jsonl.gz"
     with gzip.open(path, "wb") as stream:

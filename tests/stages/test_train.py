@@ -52,6 +52,16 @@ def test_a_policy_with_its_log_and_provenance(policy_dir, tmp_path):
     assert not (tmp_path / "policy.parts").exists()
 
 
+def test_checkpoints_of_a_finished_policy_go_when_the_command_is_repeated(policy_dir, tmp_path):
+    out, work = tmp_path / "policy", tmp_path / "policy.parts"
+    made = train(rows(), model=str(policy_dir), out=out, **OPTIONS).provenance
+    for provenance, stays in ((made, False), (tables.Provenance("train", {"rows": "x"}), True)):
+        (work / "checkpoint-4").mkdir(parents=True)
+        tables.write_text(provenance.to_json(), work / tables.MANIFEST)
+        assert not train(rows(), model=str(policy_dir), out=out, **OPTIONS).made_anew
+        assert work.exists() == stays
+
+
 def test_what_is_there_already_is_not_trained_again_and_torch_stays_out(policy_dir, tmp_path):
     out = tmp_path / "policy"
     train(rows(), model=str(policy_dir), out=out, **OPTIONS)

@@ -76,10 +76,14 @@ def write_confidences(
             for first, batch in batches(votes, named):
                 who, vote, *values = values_of(first, len(batch))
                 ids = np.arange(first, first + len(batch))
+                shown = annotators
+                if len(annotators) > len(batch):  # each row group holds its whole dictionary
+                    present, who = np.unique(who, return_inverse=True)
+                    shown, who = annotators.take(pa.array(present)), who.astype(np.int32)
                 table: Mapping[str, pa.Array] = {
                     "vote_id": batch.column("vote_id") if "vote_id" in named else pa.array(ids),
                     "pair_id": batch.column("pair_id").cast(id_type),
-                    "annotator_id": pa.DictionaryArray.from_arrays(who, annotators),
+                    "annotator_id": pa.DictionaryArray.from_arrays(who, shown),
                     "vote": pa.DictionaryArray.from_arrays(vote, sides),
                 }
                 # NaN, which is no value, becomes null.
