@@ -16,8 +16,8 @@ def import_(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A file (JSONL, JSON, CSV, Parquet; gzip, zstd), a pattern of files, a directory, the "
-            "URL of one (s3://, gs://, hf://), or a hub id.",
+            help="A file (JSONL, JSON, CSV, Parquet; gzip, zstd), a pattern of files, a directory, "
+            "the URL of one (s3://, gs://, hf://), or a hub id.",
             show_default=False,
         ),
     ],
