@@ -24,6 +24,11 @@ KILLED = [name for name in EVERY if LONG or name != "run"]
 EACH = -(-KILLS // len(KILLED))
 
 
+def kills_of(name):
+    """Those that take long to start get fewer where all are to be done soon."""
+    return EACH if LONG or name not in SLOW else EACH - 1
+
+
 def contents(path):
     """The tables in a file or directory by name, and other files' bytes."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -64,9 +69,10 @@ def test_a_killed_command_leaves_nothing_half_written_and_ends_when_repeated(nam
     chosen = random.Random(name)
     here = workplace("killed")
     made = here / command.out
+    wanted = kills_of(name)
     killed = tries = 0
     hit = True
-    while killed < EACH and tries < 4 * EACH:
+    while killed < wanted and tries < 4 * wanted:
         # Python starts in the first third, which is no moment of ours; the end is where it writes.
         share = 0.97 if hit and tries % 2 == 0 else chosen.uniform(0.3, 1.0)
         hit = killed_within(command.words, here, share * seconds)
@@ -87,4 +93,4 @@ def test_a_killed_command_leaves_nothing_half_written_and_ends_when_repeated(nam
     leftovers = [p.name for p in here.iterdir() if p.name.startswith(".") or ".parts" in p.name]
     assert leftovers == []
     print(f"{name}: {killed} kills, {tries - killed} came too late")
-    assert killed == EACH, "most kills came after the command had ended"
+    assert killed == wanted, "most kills came after the command had ended"
