@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        what = plain(without_credentials(f"{type(error).__name__}: {error}"), 300)
+        chain = [error, error.__cause__]  # a library may hide a full disk behind its own
+        said = (without_credentials(f"{type(e).__name__}: {e}") for e in chain if e is not None)
+        what = "; ".join(plain(text, 300) for text in said)
         fix = "; check the address, the network and your credentials"
         more = fix if is_of_a_store(error) else ""
         print(f"denoise: failed: {what}{more} (--debug shows where)", file=sys.stderr)

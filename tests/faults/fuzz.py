@@ -1,6 +1,6 @@
 """The importers or the table reader on inputs that a fuzzer finds by what they reach of the code.
 
-    pip install atheris==3.0.0        # where it has a build; nothing else of denoise needs it
+    pip install -c constraints.txt atheris    # where it has a build; nothing else needs it
     python tests/faults/fuzz.py importers --seconds 300
     python tests/faults/fuzz.py tables --seconds 300
 

@@ -1,6 +1,6 @@
 """As many annotators as votes, nearly: each has one vote or two.
 
-`DENOISE_ANNOTATORS` says how many (5,000 unless set; the long mode has 10 million, which take half
+`DENOISE_ANNOTATORS` says how many (2,000 unless set; the long mode has 10 million, which take half
 an hour and 16 GB).
 """
 
@@ -15,7 +15,7 @@ from faulty import denoise
 
 from denoise.noise import sigmoid
 
-ANNOTATORS = int(os.environ.get("DENOISE_ANNOTATORS", "5000"))
+ANNOTATORS = int(os.environ.get("DENOISE_ANNOTATORS", "2000"))
 GOOD, BAD = 0.85, 0.55
 """Planted reliabilities; every fifth annotator has the lower one."""
 
