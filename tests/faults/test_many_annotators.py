@@ -1,7 +1,7 @@
 """As many annotators as votes, nearly: each has one vote or two.
 
 `DENOISE_ANNOTATORS` says how many (2,000 unless set; the long mode has 10 million, which take half
-an hour and 16 GB).
+an hour of one core and 7 GB).
 """
 
 import json
