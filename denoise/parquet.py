@@ -109,7 +109,11 @@ def _columns(file: Place, table: Place) -> pa.Schema:
 
 def check_alike(table: Place) -> None:
     """Refuse a table whose files have different columns."""
-    first, *others = files_of(table)
+    _check_alike(files_of(table), table)
+
+
+def _check_alike(files: list[Place], table: Place) -> None:
+    first, *others = files
     if not others:
         return
     wanted = _named(_columns(first, table))
@@ -150,9 +154,10 @@ def read(table: Place) -> tuple[pl.DataFrame, dict[Place, Mapping[bytes, bytes] 
         InputError: a file is missing, cut short or damaged, or has other columns than the others.
         RunError: the store that holds it failed.
     """
-    check_alike(table)
+    files = files_of(table)
+    _check_alike(files, table)
     frames, metadata = [], {}
-    for file in files_of(table):
+    for file in files:
         found = open_file(file)
         try:
             frame = pl.DataFrame(pl.from_arrow(found.read()))
