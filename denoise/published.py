@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,16 @@ def manifest(directory: Place) -> dict[str, Any]:
     Raises:
         RunError: the store does not say.
     """
+    return _read(directory / MANIFEST)
+
+
+def _read(file: Place) -> dict[str, Any]:
     try:
-        found = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, PermissionError):  # who may not list is told the latter
         return {}
     except (OSError, ValueError) as error:
-        places.failed(error, directory)
+        places.failed(error, file)
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -67,17 +71,17 @@ def check(directory: Place) -> None:
             )
 
 
-def publish(directory: Path, out: Place, text: str) -> None:
+def publish(directory: Path, out: Place, text: str, mark: str | None = None) -> None:
     """Put a directory of this machine in a store, in the place of an earlier one.
 
-    `text` is the manifest.
+    `text` is the manifest; `mark` says whose files are being written, anybody's unless given.
 
     Raises:
         RunError: the store failed, or another command wrote there meanwhile.
     """
     files = places.files_below(directory)
     files.pop(MANIFEST, None)
-    mark = uuid.uuid4().hex
+    mark = mark or uuid.uuid4().hex
     unfinished = json.dumps({**json.loads(text), UNFINISHED: mark})
     places.write(out / MANIFEST, unfinished)
     for name, file in files.items():
@@ -158,7 +162,8 @@ def workshop(out: Place) -> Iterator[Path]:
     published, if anything changed. Killed in between, the command finds its work here.
 
     Raises:
-        RunError: the store failed.
+        InputError: the work here went on from what the store no longer has.
+        RunError: the store failed, or what it has changed meanwhile.
     """
     if isinstance(out, Path):
         yield out
@@ -166,16 +171,38 @@ def workshop(out: Place) -> Iterator[Path]:
     name = hashlib.sha256(str(out).encode()).hexdigest()[:32]
     here = places.cache() / "work" / name / out.name
     with locked(here):
-        before = None
-        if not here.exists() and is_whole(out):
-            fetch(out, here)
+        origin, before = here.parent / "origin.json", None
+        if not here.exists():
+            began = {"store": _state(out) if is_whole(out) else None, "mark": uuid.uuid4().hex}
+            origin.write_text(json.dumps(began), encoding="utf-8")
+            if began["store"] and fetch(out, here) != began["store"]:
+                raise RunError(f"{places.shown(out)}: changed while it was read; repeat this")
             before = _times(here)
+        elif not _goes_on(here, out, began := _read(origin)):
+            fix = f"remove {here} to go on from the store, or give another --out"
+            refuse("changed since the killed command began, whose work is here", file=out, fix=fix)
         yield here
         if here.exists() and _times(here) != before:
-            publish(here, out, (here / MANIFEST).read_text(encoding="utf-8"))
+            if not _goes_on(here, out, began):
+                where = places.shown(out)
+                raise RunError(f"{where}: changed since this command began; its work is in {here}")
+            text = (here / MANIFEST).read_text(encoding="utf-8")
+            publish(here, out, text, began.get("mark"))
         places.remove(here)
+        origin.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         here.parent.rmdir()
+
+
+def _goes_on(here: Path, out: Place, began: Mapping[str, str | None]) -> bool:
+    """Whether nothing is lost when the work here takes the place of what the store has.
+
+    That is so where the store has nothing, or what it had when the work began, or what is of it.
+    """
+    there = manifest(out)
+    if UNFINISHED in there:
+        return began.get("store") is None or there[UNFINISHED] == began.get("mark")
+    return not there or there == manifest(here) or _state(out) == began.get("store")
 
 
 def _times(directory: Path) -> dict[str, tuple[int, int]]:

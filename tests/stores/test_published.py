@@ -216,3 +216,82 @@ def test_settings_of_a_run_are_read_from_a_store(bucket, tmp_path):
     places.write(places.place(f"{bucket}/run.yaml"), "data: nothing.jsonl\nroundz: 1\n")
     said = denoise("run", f"{bucket}/run.yaml", "--out", tmp_path / "run", status=2)
     assert "there is no such option" in said and "rounds is meant?" in said
+
+
+class Killed(BaseException):
+    """What ends a command at once."""
+
+
+def work(out: places.Place, text: str, killed: bool = False) -> None:
+    """A command that adds a line to a file of its directory, and ends or is killed."""
+    with published.workshop(out) as here:
+        here.mkdir(exist_ok=True)
+        with (here / "log").open("a") as log:
+            log.write(text)
+        (here / published.MANIFEST).write_text(json.dumps({"steps": (here / "log").read_text()}))
+        if killed:
+            raise Killed
+
+
+def test_work_of_a_killed_command_takes_the_place_of_nothing_newer(store, tmp_path, monkeypatch):
+    out = store / "policy"
+    cache = {name: tmp_path / name for name in ("one machine", "another")}
+
+    def on(machine, text, **options):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache[machine]))
+        work(out, text, **options)
+
+    def log() -> str:
+        return (out / "log").read_text()
+
+    with pytest.raises(Killed):
+        on("one machine", "a", killed=True)
+    assert not out.exists()
+    on("one machine", "b")
+    assert log() == "ab", "it goes on"
+    with pytest.raises(Killed):
+        on("one machine", "c", killed=True)
+    on("another", "d")
+    assert log() == "abd"
+    with pytest.raises(InputError, match="changed since the killed command began") as refused:
+        on("one machine", "e")
+    assert log() == "abd"
+    places.remove(next((cache["one machine"] / "denoise" / "work").iterdir()))
+    assert str(cache["one machine"] / "denoise" / "work") in str(refused.value)
+    on("one machine", "e")
+    assert log() == "abde", "what another machine did is gone on from"
+
+
+def test_what_a_store_got_meanwhile_is_not_replaced(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    out = store / "policy"
+    work(out, "a")
+    with (
+        pytest.raises(RunError, match="changed since this command began; its work is in"),
+        published.workshop(out) as here,
+    ):
+        (here / "log").write_text("mine")
+        put(out, {"log": "theirs", published.MANIFEST: "{}"})
+        half_written(out)
+    assert (out / "log").read_text() == "theirs"
+    assert here.joinpath("log").read_text() == "mine"
+
+
+def test_a_publication_that_was_killed_is_repeated(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    out = store / "policy"
+    work(out, "a")
+    upload, left = places.upload, iter([True])
+
+    def killed(*given: object) -> None:
+        upload(*given)
+        if next(left, False):
+            raise Killed
+
+    monkeypatch.setattr(places, "upload", killed)
+    with pytest.raises(Killed):
+        work(out, "b")
+    assert not published.is_whole(out)
+    work(out, "c")
+    assert (out / "log").read_text() == "abc"
+    assert published.is_whole(out)
