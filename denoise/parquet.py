@@ -6,9 +6,13 @@ In a directory the files are one table in the order of their names. Folders such
 
 from __future__ import annotations
 
+import os
 import urllib.parse
 from collections.abc import Collection, Mapping
-from typing import Any, NoReturn
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 import polars as pl
 import pyarrow as pa
@@ -62,8 +66,10 @@ def open_file(file: Place, **options: Any) -> pq.ParquetFile:
         RunError: the store that holds it failed.
     """
     try:
-        found = pq.ParquetFile(places.opened(file), page_checksum_verification=True, **options)
-        check_rows(found.metadata.num_rows, file.stat().st_size, file)
+        source = places.opened(file)
+        found = pq.ParquetFile(source, page_checksum_verification=True, **options)
+        size = source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)
+        check_rows(found.metadata.num_rows, size, file)
         return found
     except FileNotFoundError:
         refuse("there is no such file", file=file, fix="check the path")
@@ -89,39 +95,81 @@ def damaged(
     refuse(problem, file=file, found=str(error), fix="write it again")
 
 
+class Footer(NamedTuple):
+    """What a file of a table says at its end.
+
+    columns: those that its folders give among them. groups: the rows of each row group. metadata:
+    of the file.
+    """
+
+    columns: pa.Schema
+    groups: tuple[int, ...]
+    metadata: Mapping[bytes, bytes] | None
+
+
+def footers(table: Place) -> dict[Place, Footer]:
+    """What the files of a table say at their ends, some read at once; the next time kept ones.
+
+    Raises:
+        InputError: a file is missing or cut short, has other columns than the first, or one that
+            its folders give too.
+        RunError: the store that holds it failed.
+    """
+    versions = _versions(table)
+    with ThreadPoolExecutor(min(places.AT_ONCE, len(versions))) as pool:
+        kept = pool.map(lambda file: _footer(file, table, versions[file]), versions)
+        found = dict(zip(versions, kept, strict=True))
+    first = next(iter(found))
+    for file, footer in found.items():
+        _check_alike(first, found[first].columns, file, footer.columns)
+    return found
+
+
+def _versions(table: Place) -> dict[Place, str]:
+    """The files of a table, and what changes when one is written again."""
+    versions = places.versions(table)
+    files = files_of(table)
+    for file in files:
+        if file not in versions:
+            refuse("was put there while the table was read", file=file, fix="repeat this")
+    return {file: versions[file] for file in files}
+
+
+@lru_cache(4096)
+def _footer(file: Place, table: Place, version: str) -> Footer:
+    """`version` makes that what is kept is of the file as it is."""
+    found = open_file(file)
+    metadata = found.metadata
+    groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    return Footer(_columns(found, file, table), tuple(groups), metadata.metadata)
+
+
 def columns_of(table: Place) -> pa.Schema:
     """The columns of a table with their types, those of its folders among them, by its first file.
 
     Raises:
         InputError: a folder gives a column that the file has.
     """
-    return _columns(files_of(table)[0], table)
+    file, version = next(iter(_versions(table).items()))
+    return _footer(file, table, version).columns
 
 
-def _columns(file: Place, table: Place) -> pa.Schema:
-    found = open_file(file).schema_arrow.remove_metadata()
+def _columns(found: pq.ParquetFile, file: Place, table: Place) -> pa.Schema:
+    columns = found.schema_arrow.remove_metadata()
     given = partition_of(file, table)
-    _check_clash(file, found.names, given)
+    _check_clash(file, columns.names, given)
     for name in given:
-        found = found.append(pa.field(name, pa.large_string()))
-    return found
+        columns = columns.append(pa.field(name, pa.large_string()))
+    return columns
 
 
-def check_alike(table: Place) -> None:
-    """Refuse a table whose files have different columns."""
-    _check_alike(files_of(table), table)
-
-
-def _check_alike(files: list[Place], table: Place) -> None:
-    first, *others = files
-    if not others:
-        return
-    wanted = _named(_columns(first, table))
-    for other in others:
-        if (columns := _named(_columns(other, table))) != wanted:
-            odd = ", ".join(" ".join(c) for c in sorted({*wanted} ^ {*columns})) or "their order"
-            fix = "give all files of the table the same columns"
-            refuse(f"other columns than {first.name} has", file=other, found=odd, fix=fix)
+def _check_alike(first: Place, wanted: pa.Schema, other: Place, columns: pa.Schema) -> None:
+    """Refuse a file of a table that has other columns than the first."""
+    names = _named(wanted), _named(columns)
+    if names[0] != names[1]:
+        odd = ", ".join(" ".join(c) for c in sorted({*names[0]} ^ {*names[1]})) or "their order"
+        fix = "give all files of the table the same columns"
+        refuse(f"other columns than {first.name} has", file=other, found=odd, fix=fix)
 
 
 def _named(columns: pa.Schema) -> list[tuple[str, str]]:
@@ -154,11 +202,13 @@ def read(table: Place) -> tuple[pl.DataFrame, dict[Place, Mapping[bytes, bytes] 
         InputError: a file is missing, cut short or damaged, or has other columns than the others.
         RunError: the store that holds it failed.
     """
-    files = files_of(table)
-    _check_alike(files, table)
     frames, metadata = [], {}
-    for file in files:
+    first: tuple[Place, pa.Schema] | None = None
+    for file in files_of(table):
         found = open_file(file)
+        columns = _columns(found, file, table)
+        first = first or (file, columns)
+        _check_alike(*first, file, columns)
         try:
             frame = pl.DataFrame(pl.from_arrow(found.read()))
         except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:

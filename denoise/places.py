@@ -8,12 +8,15 @@ and a file in it appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
 import shutil
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, NoReturn, TypeAlias, Union
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, Union
 
 from denoise.errors import RunError, refuse
 from denoise.plain import plain, without_credentials
@@ -25,6 +28,11 @@ Place: TypeAlias = Union[Path, "UPath"]
 
 CLIENTS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf", "memory": None}
 """The stores by the scheme of their URLs, and the extra that brings the client of each."""
+
+AT_ONCE = 16
+"""Files that a store is asked for at a time."""
+
+_SMALL = 1 << 20
 
 _LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "huggingface_hub", "aiohttp")
 
@@ -120,8 +128,14 @@ def is_of_a_store(error: BaseException) -> bool:
 
 
 def opened(where: Place) -> Path | IO[bytes]:
-    """What Arrow reads: a path, or a file that fetches the ranges that are asked for, no more."""
-    return where if isinstance(where, Path) else where.open("rb", cache_type="none")
+    """What Arrow reads: a path, or a file that fetches the ranges that are asked for, no more.
+
+    What is small is fetched at once, which takes no longer than any of its ranges.
+    """
+    if isinstance(where, Path):
+        return where
+    found = where.open("rb", cache_type="none")
+    return found if found.size > _SMALL else io.BytesIO(found.read())
 
 
 def files_below(directory: Place) -> dict[str, Place]:
@@ -134,16 +148,22 @@ def files_below(directory: Place) -> dict[str, Place]:
         found = [file for file in directory.rglob("*") if file.is_file()]
         named = {file.relative_to(directory).parts: file for file in found}
         return {"/".join(name): named[name] for name in sorted(named)}
+    return {name: _at(directory, key) for name, (key, _) in _listed(directory).items()}
+
+
+def _listed(directory: UPath) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """The keys below a directory of a store, by their names from there on, and what it says."""
     above = directory.path.rstrip("/") + "/"
-    keys = (key for key in directory.fs.find(directory.path) if key.startswith(above))
-    named = {tuple(key.removeprefix(above).split("/")): _at(directory, key) for key in keys}
+    found = directory.fs.find(directory.path, detail=True)
+    keys = (key for key in found if key.startswith(above))
+    named = {tuple(key.removeprefix(above).split("/")): key for key in keys}
     for name in list(named):
         if not name[-1]:  # the mark of a folder, as the stores' own pages make it
             del named[name]
         elif set(name) & {"", ".", ".."}:
             fix = "rename it, or give a directory without it"
             refuse("no name for a file", file=directory, found="/".join(name), fix=fix)
-    return {"/".join(name): named[name] for name in sorted(named)}
+    return {"/".join(name): (named[name], found[named[name]]) for name in sorted(named)}
 
 
 def found_below(where: Place) -> dict[str, Place]:
@@ -156,6 +176,38 @@ def found_below(where: Place) -> dict[str, Place]:
         return {"": where}
     found = files_below(where)
     return found or refuse("there is no such file or directory", file=where, fix="check the path")
+
+
+def versions(where: Place) -> dict[Place, str]:
+    """What changes when a file is written again: of the file, or of all in the directory.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if is_remote(where) and where.is_dir():  # at the price of the listing alone
+        listed = _listed(where).values()
+        return {_at(where, key): _digest(str(said)) for key, said in listed}
+    return {file: _version(file) for file in found_below(where).values()}
+
+
+def _version(file: Place) -> str:
+    if not isinstance(file, Path):
+        return file.fs.ukey(file.path)
+    found = file.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
+
+def state(where: Place) -> str:
+    """What changes with a file, or with the files of a directory and their names.
+
+    Raises:
+        InputError: there is neither.
+    """
+    return _digest("\n".join(f"{file}={version}" for file, version in versions(where).items()))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def is_hidden(name: str) -> bool:

@@ -142,8 +142,7 @@ def metadata_of(provenance: Provenance) -> dict[str, str]:
 
 def read_provenance(table: Place) -> Provenance | None:
     """What the metadata of a Parquet table says made it; None for a user's own."""
-    files = parquet.files_of(table)
-    return _made({file: parquet.open_file(file).metadata.metadata for file in files})
+    return _made({file: footer.metadata for file, footer in parquet.footers(table).items()})
 
 
 def _made(metadata: Mapping[Place, Mapping[bytes, bytes] | None]) -> Provenance | None:

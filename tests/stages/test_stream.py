@@ -339,6 +339,23 @@ def test_killed_while_it_writes_it_leaves_no_half_result(tmp_path):
     assert len(read_em(out).confidences) == 2_500
 
 
+def test_votes_that_are_replaced_while_they_are_read_are_no_result(tmp_path):
+    pairs, votes = data(16)
+    directory = write(tmp_path / "data", pairs, votes)
+
+    def replaced(step):
+        if step == "write":
+            write(tmp_path / "others", pairs, votes.reverse())
+            (tmp_path / "others" / "votes.parquet").replace(directory / "votes.parquet")
+
+    with pytest.raises(InputError, match="was replaced while it was read"):
+        em_stream(directory, tmp_path / "out", threads=1, on_step=replaced)
+    assert not (tmp_path / "out").exists()
+    em_stream(directory, tmp_path / "out", threads=1)
+    kept = read_em(tmp_path / "out").confidences
+    assert kept["vote_id"].to_list() == votes["vote_id"].reverse().to_list()
+
+
 def test_the_command_takes_either_path(tmp_path, capsys, monkeypatch):
     from denoise.cli import main
 

@@ -170,7 +170,7 @@ def test_files_that_differ_in_what_may_be_empty_are_one_table(tmp_path):
         columns = pa.schema([pa.field("pair_id", pa.string(), nullable=nullable)])
         rows = pa.table({"pair_id": ["p"]}, schema=columns)
         pq.write_table(rows, table / f"{number}.parquet")
-    parquet.check_alike(table)
+    parquet.footers(table)
     assert len(tables.read_frame(table)) == 2
 
 

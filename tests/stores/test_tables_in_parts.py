@@ -101,6 +101,21 @@ def test_rows_of_parts_are_counted_through(moved, tmp_path):
         assert pair_id_at(table, row) == votes["pair_id"][row]
 
 
+def test_a_part_that_is_written_again_is_read_again(moved, tmp_path):
+    _, votes = data(5)
+    table = moved(in_parts(tmp_path / "votes.parquet", votes, 4))
+    assert rows_of(table) == len(votes)
+    (tmp_path / "part").mkdir()
+    votes.head(7).write_parquet(tmp_path / "part" / "part-00002.parquet")
+    for file, path in places.files_below(tmp_path / "part").items():
+        if places.is_remote(table):
+            places.upload(path, table / file)
+        else:
+            path.replace(table / file)
+    assert rows_of(table) == sum(map(len, cut(votes, 4))) - len(cut(votes, 4)[2]) + 7
+    assert len(tables.read_frame(table)) == rows_of(table)
+
+
 def test_folders_give_columns(moved, tmp_path):
     _, votes = data(7)
     annotators = votes["annotator_id"].unique().sort()[:3]

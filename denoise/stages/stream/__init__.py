@@ -35,7 +35,7 @@ from denoise.stages.em import EMResult
 from denoise.stages.evidence import Evidence
 from denoise.stages.settings import EMSettings
 from denoise.stages.stream.confidences import Columns, of_rows, write_confidences
-from denoise.stages.stream.evidence import check_unchanged, known_sides, margins, origin
+from denoise.stages.stream.evidence import known_sides, margins, origin
 from denoise.stages.stream.rows import (
     PairIds,
     RowStore,
@@ -125,8 +125,9 @@ def em_stream(
     pairs_file, votes_file = (place(source) / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
     check_columns(pairs_file, schema.PAIRS)
     check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
-    n, threads = rows_of(votes_file), settings.n_threads
+    threads = settings.n_threads
     with origin(place(source)) as data:
+        n = rows_of(votes_file)
         step("read pairs")
         pairs = read_pairs(pairs_file)
         step("read margins")
@@ -136,7 +137,7 @@ def em_stream(
         step("read votes")
         with row_progress("votes", n, on_step is not None) as done:
             rows, start, seen, found = _read(votes_file, store, pairs, margin, threads, found, done)
-        inputs = {"data": data.result().run_id, **found.inputs}
+        inputs = {"data": data.made.result().run_id, **found.inputs}
         inputs |= {} if truth is None else {"truth": known.digest}
     del pairs
     step("sort")
@@ -172,7 +173,7 @@ def em_stream(
         path = staging / em.CONFIDENCES_FILE
         write_confidences(path, votes_file, values_of, seen, result.provenance, done)
         em.write_but_rows(result, staging)
-        check_unchanged(place(source), data.result())
+        data.check()
     return result
 
 

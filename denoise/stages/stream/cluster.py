@@ -30,7 +30,7 @@ from denoise.stages.em import EMResult
 from denoise.stages.settings import EMSettings
 from denoise.stages.stream import rows as files
 from denoise.stages.stream.confidences import write_confidences
-from denoise.stages.stream.evidence import Margins, check_unchanged, margins_of, origin
+from denoise.stages.stream.evidence import Margins, margins_of, origin
 from denoise.stages.stream.partitions import Common, Part, Partitions, Pieces, Report, total
 from denoise.stages.stream.rows import Split, rows_of, splits
 from denoise.stages.stream.tally import Tally, concluded
@@ -86,8 +86,8 @@ def em_cluster(
     pairs_file, votes_file = (directory / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
     files.check_columns(pairs_file, schema.PAIRS)
     files.check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
-    n = rows_of(votes_file)
     with origin(directory) as data, session(address) as ray:
+        n = rows_of(votes_file)
         step("read")
         margins = margins_of(pairs_file, scores, settings)
         # Workers stand in other directories.
@@ -95,7 +95,7 @@ def em_cluster(
         answers = _answers(truth)
         deal = _Deal(ray, pairs_file, votes_file, margins, answers, n_parts)
         votes, tally, names = deal.votes()
-        inputs = {"data": data.result().run_id, **_identity(margins)}
+        inputs = {"data": data.made.result().run_id, **_identity(margins)}
         inputs |= {} if answers is None else {"truth": truth_hash(answers)}
         if not votes.n_votes:
             refuse("there is nothing to learn from: all are ties", file="votes")
@@ -112,7 +112,7 @@ def em_cluster(
             path = staging / em.CONFIDENCES_FILE
             write_confidences(path, votes_file, votes.values, names, result.provenance, done)
             em.write_but_rows(result, staging)
-            check_unchanged(directory, data.result())
+            data.check()
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from denoise import dataset, parquet, schema, tables
+from denoise import dataset, parquet, places, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
 from denoise.places import Place
@@ -37,10 +37,24 @@ _UNREAD = (
 )
 
 
+class Origin(NamedTuple):
+    """Data that are read by and by. made: what made them. states: of their files at the start."""
+
+    made: Future[Provenance]
+    states: Mapping[Place, str]
+
+    def check(self) -> None:
+        """Refuse data in whose place others were put since."""
+        for table, state in self.states.items():
+            if places.state(table) != state:
+                refuse("was replaced while it was read", file=table, fix="repeat this command")
+
+
 @contextmanager
-def origin(directory: Place) -> Iterator[Future[Provenance]]:
+def origin(directory: Place) -> Iterator[Origin]:
     """What made the data, as `read_dataset` has it; where files are to be hashed, meanwhile."""
     names = [dataset.PAIRS_FILE, dataset.VOTES_FILE]
+    states = {directory / name: places.state(directory / name) for name in names}
     if (directory / dataset.SKIPPED_FILE).exists() and tables.read_manifest(directory) is not None:
         names.append(dataset.SKIPPED_FILE)
     made = {directory / name: tables.read_provenance(directory / name) for name in names}
@@ -54,16 +68,7 @@ def origin(directory: Place) -> Iterator[Future[Provenance]]:
         return Provenance("import", inputs=hashes)
 
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(provenance)
-
-
-def check_unchanged(directory: Place, made: Provenance) -> None:
-    """Refuse data in whose place others were put since `origin` said what made them."""
-    for name in (dataset.PAIRS_FILE, dataset.VOTES_FILE):
-        now = tables.read_provenance(directory / name)
-        if now is not None and now.run_id != made.run_id:
-            fix = "repeat this command"
-            refuse("was replaced while it was read", file=directory / name, fix=fix)
+        yield Origin(pool.submit(provenance), states)
 
 
 class Margins(NamedTuple):

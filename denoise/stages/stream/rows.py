@@ -39,7 +39,7 @@ MOST_PAIRS = 2**31 - 1
 
 def rows_of(file: Place) -> int:
     """How many rows a Parquet table has."""
-    return sum(parquet.open_file(part).metadata.num_rows for part in parquet.files_of(file))
+    return sum(sum(footer.groups) for footer in parquet.footers(file).values())
 
 
 class Split(NamedTuple):
@@ -55,12 +55,12 @@ def splits(file: Place, at_least: int = BATCH) -> list[Split]:
     """The row groups of a table in lots of `at_least` rows, or of what its files have."""
     found: list[Split] = []
     first = row = 0
-    for part in parquet.files_of(file):
-        metadata, groups = parquet.open_file(part).metadata, []
-        for group in range(metadata.num_row_groups):
+    for part, footer in parquet.footers(file).items():
+        groups: list[int] = []
+        for group, rows in enumerate(footer.groups):
             groups.append(group)
-            row += metadata.row_group(group).num_rows
-            if row - first >= at_least or group == metadata.num_row_groups - 1:
+            row += rows
+            if row - first >= at_least or group == len(footer.groups) - 1:
                 found.append(Split(first, row - first, part, tuple(groups)))
                 first, groups = row, []
     return found
@@ -134,8 +134,7 @@ def _at_row(first: int) -> Iterator[None]:
 
 def check_columns(file: Place, contract: schema.Contract, absent: Sequence[str] = ()) -> None:
     """Refuse a table that is empty, lacks columns (but for `absent` ones) or has wrong types."""
-    tables.read_provenance(file)  # refuses a later schema
-    parquet.check_alike(file)
+    tables.read_provenance(file)  # refuses a later schema, and files that differ
     if not rows_of(file):
         refuse(f"the {contract.name} table has no rows", file=file)
     frame = pl.DataFrame(pl.from_arrow(parquet.columns_of(file).empty_table()))
