@@ -58,15 +58,18 @@ def few_votes(seed, n_annotators=300):
         "few votes each",
         "known answers",
         "one vote each",
+        "votes on every pair, some without a score",
     ],
 )
 def test_three_nodes_give_what_one_machine_gives(case, nodes, tmp_path):
     pairs, votes = few_votes(4) if case == "few votes each" else data(3, n_votes=2_500)
-    options = {} if case == "only votes" else {"margin_column": "margin"}
+    options = {} if case == "nothing but votes" else {"margin_column": "margin"}
     if case == "no prior":
         options["prior"] = "off"
     if case == "one vote each":
         votes = votes.unique("pair_id", keep="first", maintain_order=True)
+    if case == "votes on every pair, some without a score":
+        pairs = pairs.join(votes, "pair_id", how="semi")
     if case == "known answers":
         some = votes["pair_id"].unique().sort()[:40]
         options["truth"] = pl.DataFrame({"pair_id": some, "vote": ["a", "b"] * 20})
@@ -81,6 +84,17 @@ def test_all_votes_in_one_part(single, nodes, tmp_path):
     votes = votes.unique("pair_id", keep="first", maintain_order=True) if single else votes
     directory = write(tmp_path / "data", pairs, votes)
     assert_equal(*both(directory, tmp_path, n_parts=1, margin_column="margin"))
+
+
+def test_parts_without_rows_are_parts(nodes, tmp_path):
+    pairs, votes = data(6)
+    directory = tmp_path / "data"
+    scores = scores_of(pairs)
+    for name, frame in {"pairs": pairs, "votes": votes, "scores": scores}.items():
+        (directory / f"{name}.parquet").mkdir(parents=True)
+        for part, some in enumerate((frame.clear(), frame[:70], frame.clear(), frame[70:])):
+            some.write_parquet(directory / f"{name}.parquet" / f"part-{part}.parquet")
+    assert_equal(*both(directory, tmp_path, directory / "scores.parquet"))
 
 
 def test_scores_in_shards_and_ids_in_numbers(nodes, tmp_path):

@@ -121,7 +121,7 @@ class Part:
         grouped = index.group(lambda: [self.rows], start, *rest)
         self.contradicted = grouped.contradicted
         self.votes, self.voted = voted_pairs(grouped, self.margin, self.known, common.threads)
-        self.margin[grouped.state & index.UNSCORED > 0] = np.nan
+        self.unscored = grouped.state & index.UNSCORED > 0
         tally = Tally(grouped.rows, grouped.told, grouped.agree, grouped.counts)
         return Report(
             repeated,
@@ -173,7 +173,9 @@ class Part:
 
     def conclude(self, log_odds: Floats, tau: float) -> None:
         """Take s of the pairs that are voted on, for `values`."""
-        truth = np.stack([of_every_pair(log_odds, self.voted), self.margin], axis=1)
+        # The votes may hold the very margins, and the fit is not to see what is missing.
+        margin = np.where(self.unscored, np.nan, self.margin)
+        truth = np.stack([of_every_pair(log_odds, self.voted), margin], axis=1)
         self.columns = Columns(self.rank, truth, self.known, self.contradicted, tau)
 
     def values(self, first: int, last: int) -> tuple[NDArray[np.generic], ...]:

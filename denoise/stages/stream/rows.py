@@ -60,7 +60,8 @@ def splits(file: Place, at_least: int = BATCH) -> list[Split]:
         for group, rows in enumerate(footer.groups):
             groups.append(group)
             row += rows
-            if row - first >= at_least or group == len(footer.groups) - 1:
+            enough = row - first >= at_least or group == len(footer.groups) - 1
+            if enough and row > first:  # of a file without rows there is nothing to read
                 found.append(Split(first, row - first, part, tuple(groups)))
                 first, groups = row, []
     return found
