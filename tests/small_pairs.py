@@ -7,6 +7,8 @@ import random
 import polars as pl
 
 from denoise.dataset import Dataset
+from denoise.scorers.settings import ScoreSettings
+from denoise.stages.score import Plan, plan
 from denoise.tables import Provenance
 
 WORDS = ["a mouse", "is", "larger", "than the horse", "kind", "apples", "naïve", "北京", "🙂"]
@@ -46,3 +48,9 @@ def as_messages(data: Dataset, prompts: list[list[dict[str, str]]]) -> Dataset:
     columns = {"prompt": prompts, **answers}
     pairs = data.pairs.with_columns(pl.Series(name, each) for name, each in columns.items())
     return Dataset(data.provenance, pairs=pairs, votes=data.votes)
+
+
+def planned(data: Dataset, policy: object, reference: object = None, **settings: object) -> Plan:
+    """What is to be scored, by models in directories."""
+    names = (str(policy), str(reference) if reference else None)
+    return plan(data, *names, ScoreSettings(**settings), lambda _: None)

@@ -373,7 +373,9 @@ def whole_job(files: list[Place], made: list[Provenance | None]) -> Provenance |
             file=files[0],
             fix=f"run `denoise score --shard {missing[0]}/{count}`, or give its file too",
         )
-    return whole
+    if whole is None or whole.settings.get("limit"):
+        return whole
+    return replace(whole, inputs={k: v for k, v in whole.inputs.items() if k != "order"})
 
 
 def _differences(one: Provenance, other: Provenance) -> str:

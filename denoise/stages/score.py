@@ -228,6 +228,9 @@ def _provenance(
     inputs = {"pairs": schema.pairs_hash(pairs), "policy": policy.identity}
     if reference:
         inputs["reference"] = reference.identity
+    if settings.limit or settings.shard:  # which pairs these are goes by their order
+        ids = pairs.select(pl.col("pair_id").cast(pl.String))
+        inputs["order"] = tables.frame_hash(ids)
     return Provenance(
         "score",
         inputs,
@@ -272,8 +275,9 @@ def _score_model(
     """Log-probs or rewards [pairs, 2] of one model, from finished parts where there are any."""
     pairs = planned.pairs
     logps = np.full((len(pairs), 2), np.nan)
+    row_of = {pair_id: row for row, pair_id in enumerate(planned.ids)}
     for part in parts.read(role) if parts else ():
-        logps[part["row"].to_numpy()] = part.select("a", "b").to_numpy()
+        logps[[row_of[i] for i in part["pair_id"]]] = part.select("a", "b").to_numpy()
     if len(pairs) == 0 or not np.isnan(logps).any():
         return logps
     todo = np.flatnonzero(np.isnan(logps).any(axis=1))
@@ -315,7 +319,9 @@ def _run(
     def keep() -> None:
         if parts and finished:
             rows = np.concatenate(finished)
-            parts.add(role, pl.DataFrame({"row": rows, "a": logps[rows, 0], "b": logps[rows, 1]}))
+            ids = [planned.ids[row] for row in rows]  # the pairs may come in another order
+            a, b = logps[rows].T
+            parts.add(role, pl.DataFrame({"pair_id": ids, "a": a, "b": b}))
             finished.clear()
 
     label = f"{role} {name}"

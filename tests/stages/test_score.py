@@ -1,37 +1,22 @@
-"""The scoring stage: layouts, resuming, shards, and what it refuses."""
+"""The scoring stage: layouts, shards, and what it refuses."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import polars as pl
 import pytest
-from small_pairs import make
+from small_pairs import make, planned
 
 from denoise import tables
-from denoise.dataset import Dataset, write_dataset
+from denoise.dataset import Dataset
 from denoise.errors import InputError, RunError
 from denoise.schema import pairs_hash
 from denoise.scorers.settings import ScoreSettings
 from denoise.scores import Scores, check_scores_out, score_file, write_scores
 from denoise.stages.score import plan, run, score, score_to_file
 from denoise.tables import Provenance
-
-
-def planned(data, policy, reference=None, **settings):
-    return plan(
-        data,
-        str(policy),
-        str(reference) if reference else None,
-        ScoreSettings(**settings),
-        lambda _: None,
-    )
 
 
 def logp_of_one_row(model, prompt, response) -> float:
@@ -149,60 +134,6 @@ def test_shards_together_are_the_whole(policy_dir, reference_dir, tmp_path):
     joined = whole.select("pair_id").join(joined, on="pair_id", maintain_order="left")
     for column in ("policy_a_logps", "policy_b_logps", "ref_a_logps", "ref_b_logps"):
         np.testing.assert_allclose(joined[column].to_numpy(), whole[column].to_numpy(), rtol=1e-5)
-
-
-SCORE = """
-import sys
-import denoise.stages.score as stage
-stage.KEEP_SECONDS = 0.0
-from denoise.cli import main
-main(sys.argv[1:])
-"""
-
-
-def test_killed_at_any_moment_and_run_again_gives_the_identical_file(
-    policy_dir, reference_dir, tmp_path
-):
-    """Kill the command by SIGKILL while it loads, scores and writes; at last let it finish."""
-    write_dataset(make(300), tmp_path / "data")
-
-    def command(out):
-        return [
-            *(sys.executable, "-c", SCORE, "score", str(tmp_path / "data")),
-            *("--policy", str(policy_dir), "--reference", str(reference_dir)),
-            *("--batch-tokens", "128", "--out", str(out)),
-        ]
-
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
-    subprocess.run(command(whole), check=True, env=env, capture_output=True)
-    parts = tmp_path / "killed.parquet.parts"
-    resumed_from = []
-    # Kill once some parts are there, at a moment that differs from time to time.
-    for wanted in (0, 3, 12, 40):
-        process = subprocess.Popen(
-            command(killed), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and len(list(parts.glob("*.parquet"))) < wanted:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        resumed_from.append(len(list(parts.glob("*.parquet"))))
-        assert not killed.exists()
-    assert resumed_from[-1] >= 40
-    subprocess.run(command(killed), check=True, env=env, capture_output=True)
-    assert killed.read_bytes() == whole.read_bytes()
-    assert not parts.exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "killed.parquet", "whole.parquet"]
-
-
-def test_unfinished_work_of_another_model_is_refused(policy_dir, reference_dir, tmp_path):
-    data, work = make(5), tmp_path / "parts"
-    run(planned(data, policy_dir), work)
-    with pytest.raises(InputError, match="unfinished work of a run with other policy"):
-        run(planned(data, reference_dir), work)
-    with pytest.raises(InputError, match="max_length"):
-        run(planned(data, policy_dir, max_length=99), work)
 
 
 def test_the_identity_of_a_model_covers_its_template_and_tokenizer(policy_dir, tmp_path):
