@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from denoise.dataset import Dataset
     from denoise.stages.em import EMResult
     from denoise.stages.labels import LabelsResult
+    from denoise.stages.settings import EMSettings
 
 
 ID_WIDTH = 40
@@ -122,9 +124,10 @@ def em(
     # numba is not for paper mode
     may_stream = stream or engine == "ray" or (stream is None and mode == "auto")
     words = shared.import_words(map_, aspect, split, texts)
-    if words and engine == "ray":
+    if words and (stream or engine == "ray"):
+        option = "--engine ray" if engine == "ray" else "--stream"
         refuse(
-            f"{words[0]} is for `denoise import`, and --engine ray reads what that wrote",
+            f"{words[0]} is for `denoise import`, and {option} reads what that wrote",
             fix="run `denoise import` first, and give its --out",
         )
     if may_stream and not words:
@@ -135,10 +138,12 @@ def em(
             return
     data = shared.load(source, map_, aspect, split, texts)
     if not data.is_preference:
-        given = {"--scores": scores, "--margin": margin, "--prob": prob, "--init": init}
-        idle = [name for name in given if given[name]]
+        given = {"--scores": scores, "--init": init}
+        idle = [name for name in given if given[name]] + _of_votes(settings)
         _labels(data, source, model, truth, threads, idle, show, out)
         return
+    if model != "auto":
+        refuse("--model means nothing to votes on pairs", found=model, fix="leave it out")
     frame, provenance = stage.join_scores(scores) if scores else (None, None)
     files = {"scores": scores or source, "votes": source, "pairs": source}
     with naming_files(**files, truth=truth or "truth", init=init or "init"):
@@ -162,6 +167,17 @@ def em(
     next_step(
         "denoise", "export", source, out, *words, *rows, "--format", "hf", "--out", "weighted"
     )
+
+
+def _of_votes(settings: EMSettings) -> list[str]:
+    """The options that are given and for votes on pairs only."""
+    names = {"margin_column": "margin", "prob_column": "prob"}
+    names |= {"pool": "no-pool", "calibrate": "no-calibrate"}
+    return [
+        f"--{names.get(each.name, each.name).replace('_', '-')}"
+        for each in fields(settings)
+        if each.name != "threads" and getattr(settings, each.name) != each.default
+    ]
 
 
 def _labels(

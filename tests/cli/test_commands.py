@@ -245,3 +245,19 @@ def test_a_named_format_is_imported_and_em_reads_what_it_made(tmp_path):
     denoise("em", "data", "--out", "em", cwd=tmp_path)
     annotators = pl.read_parquet(tmp_path / "em" / "annotators.parquet")
     assert sorted(annotators["annotator_id"]) == ["ann", "bob", "cy"]
+
+
+def test_options_that_mean_nothing_are_refused_together(worked, tmp_path):
+    folder, _ = worked
+    rows = [f"item-{i},worker-{k},{'ab'[i % 2]}" for i in range(9) for k in range(3)]
+    (tmp_path / "labels.csv").write_text("\n".join(["item,annotator,label", *rows]))
+    words = ("--loss", "dpo", "--no-pool", "--margin", "m", "--out", "refused")
+    said = denoise("em", "labels.csv", *words, cwd=tmp_path, status=2).stderr
+    for name in ("--loss", "--no-pool", "--margin"):
+        assert f"{name} means nothing to labels" in said
+    said = denoise("em", "data", "--model", "majority", cwd=folder, status=2).stderr
+    assert "--model means nothing to votes on pairs" in said
+    words = ("--stream", "--aspect", "helpfulness", "--out", tmp_path / "refused")
+    said = denoise("em", "data", *words, cwd=folder, status=2).stderr
+    assert "--aspect is for `denoise import`, and --stream reads what that wrote" in said
+    assert not (tmp_path / "refused").exists()

@@ -179,6 +179,8 @@ def test_known_answers_and_provenance(tmp_path):
     assert result.summary["n_known"] == 40 - sum(
         1 for i in range(60) if i % 3 < 2 and pairs["pair_id"][i] not in set(votes["pair_id"])
     )
+    named = truth.rename({"pair_id": "comparison_id", "vote": "winner"})
+    compare(directory, tmp_path / "named", truth=named, prior=(8.0, 2.0), threads=1)
     with pytest.raises(InputError, match="1 known answer"):
         other = pl.DataFrame({"pair_id": ["no such"], "vote": ["a"]})
         em_stream(directory, tmp_path / "no", truth=other)

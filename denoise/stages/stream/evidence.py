@@ -28,7 +28,7 @@ from denoise.stages.stream.rows import (
     read_margins,
     rows_of,
 )
-from denoise.stages.truth import known_answers, truth_hash
+from denoise.stages.truth import known_answers, truth_hash, with_names
 from denoise.tables import Provenance
 
 _UNREAD = (
@@ -176,6 +176,7 @@ def known_sides(truth: pl.DataFrame | None, pairs: PairIds) -> Known:
     """The known answers by pair; what `known_answers` refuses is refused."""
     if truth is None:
         return Known(np.empty(0, np.int8), "")
+    truth = with_names(truth, schema.TRUTH_VOTES)
     ids = truth["pair_id"] if "pair_id" in truth.columns else pl.Series("pair_id", [], pl.String)
 
     def codes(ids: pl.Series) -> NDArray[np.int32]:
