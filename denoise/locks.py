@@ -27,7 +27,7 @@ def locked(out: Place) -> Iterator[None]:
     if not isinstance(out, Path):
         yield
         return
-    out = out.absolute()
+    out = out.resolve()  # two links to one place are one
     path = out.with_name(f".{out.name}.lock")
     _HELD[path] = _HELD.get(path, 0) + 1
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 Update = Callable[[int, int], None]
 
@@ -34,23 +35,27 @@ def waiting(label: str, shown: bool) -> Iterator[None]:
         yield
 
 
+def _bar() -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console(),
+    )
+
+
 @contextmanager
 def scoring_progress(label: str, pairs: int, tokens: int, shown: bool) -> Iterator[Update]:
     """A progress bar over tokens; the function it gives takes the pairs and tokens just done."""
     if not shown or not sys.stderr.isatty():
         yield lambda _pairs, _tokens: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
     done = [0, 0]
-    with Progress(*columns, console=console()) as progress:
+    with _bar() as progress:
         task = progress.add_task(label, total=tokens, rate="")
 
         def update(new_pairs: int, new_tokens: int) -> None:
@@ -83,16 +88,7 @@ def _counted(label: str, total: int, unit: str, shown: bool) -> Iterator[Callabl
     if not shown or not sys.stderr.isatty():
         yield lambda _rows: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console()) as progress:
+    with _bar() as progress:
         task = progress.add_task(label, total=total, rate="")
 
         def update(done: int) -> None:

@@ -13,7 +13,7 @@ from denoise.errors import InputError, refuse
 from denoise.places import Place
 from denoise.tables import Provenance
 
-_BESIDE = re.compile(r"\.skipped\.parquet$|\.parts/")
+_BESIDE = re.compile(r"\.skipped(\.[^./]+)?$|\.parts/")
 
 SKIPPED_SCHEMA = {
     "pair_id": pl.String,

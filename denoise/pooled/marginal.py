@@ -120,14 +120,6 @@ class Coupling(NamedTuple):
     second: Floats
     prior: Floats
 
-    @property
-    def log_determinant_excess(self) -> float:
-        """log det of the matrix less Σ log of its diagonal."""
-        if self.matrix is None:
-            return float(-0.5 * self.second.sum())
-        sign, value = np.linalg.slogdet(self.matrix)
-        return float(value - np.log(self.own).sum()) if sign > 0 else 0.0
-
     def solve(self, right: Floats) -> Floats:
         """The inverse of the information times `right`, [K] or [K, m]; of its diagonal if large."""
         if self.matrix is None:

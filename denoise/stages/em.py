@@ -179,9 +179,7 @@ def _evidence(
     provenance: Provenance | None,
     settings: EMSettings,
 ) -> Evidence:
-    given = (scores, settings.margin_column, settings.prob_column)
-    if sum(each is not None for each in given) > 1:
-        refuse("scores, a margin and a probability column exclude each other", fix="give only one")
+    settings.check_one_evidence(scores)
     loss, beta, gamma = settings.loss, settings.beta, settings.gamma
     if scores is not None:
         return from_scores(

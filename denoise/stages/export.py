@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -131,7 +129,7 @@ def export(
     frame = with_texts(sided, pairs, brought)
 
     made_from = (data.provenance, *([em_provenance] if em_provenance else []))
-    em_id = em_provenance.run_id if em_provenance else _hash(confidences)
+    em_id = em_provenance.run_id if em_provenance else tables.frame_hash(confidences)
     result = Export(
         frame=frame,
         rows=rows,
@@ -338,13 +336,3 @@ def _notes(
         changes = ", ".join(f"{old} as {new}" for old, new in renamed)
         notes.append(f"Columns of the source renamed, as the export has its own: {changes}")
     return notes
-
-
-def _hash(confidences: pl.DataFrame) -> str:
-    """The identity of a user's own table, in its row order."""
-    state = hashlib.sha256()
-    for batch in confidences.iter_slices(1 << 16):
-        buffer = io.BytesIO()
-        batch.write_ipc(buffer)
-        state.update(buffer.getvalue())
-    return state.hexdigest()[:32]

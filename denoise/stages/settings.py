@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
-from denoise.errors import Fault, raise_any
+from denoise.errors import Fault, raise_any, refuse
 
 _PAPER = ("schedule", "alpha", "batch_size", "epochs", "seed")
 _AUTO = ("pool", "calibrate", "prior")
@@ -93,6 +93,13 @@ class EMSettings:
         if hasattr(os, "sched_getaffinity"):  # Linux
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
+
+    def check_one_evidence(self, scores: object) -> None:
+        """Refuse more than one of scores, a margin and a probability column."""
+        given = (scores, self.margin_column, self.prob_column)
+        if sum(each is not None for each in given) > 1:
+            problem = "scores, a margin and a probability column exclude each other"
+            refuse(problem, fix="give only one")
 
     def of_the_fit(self) -> dict[str, Any]:
         """What the result depends on, for its provenance; the evidence's own settings apart."""

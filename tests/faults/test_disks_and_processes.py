@@ -128,6 +128,9 @@ def test_a_lock_is_gone_with_what_it_was_taken_for(tmp_path):
     with locked(out), locked(out):
         assert (tmp_path / ".out.lock").exists()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "other name").symlink_to(out)
+    with locked(tmp_path / "other name"):
+        assert (tmp_path / ".out.lock").exists()
     (tmp_path / ".link.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="cannot be written"), locked(tmp_path / "link"):
         pass

@@ -144,6 +144,8 @@ def test_scores_in_a_directory_leave_out_who_was_skipped_and_what_goes_on(tmp_pa
     Parts(tmp_path / "scores" / "s.parquet.parts", made).add("policy", scores)
     expected = [f"s-{number:05d}-of-00002.parquet" for number in range(2)]
     folder = tmp_path / "scores"
+    write_scores(Scores(scores, skipped, made), tmp_path / "other" / "s.pq")
+    assert [file.name for file in score_files(tmp_path / "other")] == ["s.pq"]
     for given in (folder, folder / "s-*.parquet", str(folder)):
         assert [file.name for file in score_files(given)] == expected
 

@@ -117,15 +117,8 @@ def em_stream(
         InputError: what `em` refuses, or what cannot be done by row group.
     """
     settings = EMSettings(**options)
-    reason = unsupported(source, settings)
-    if reason is not None:
-        refuse(reason, file=source, fix="leave out --stream")
-    tables.check_out(out, "em")
-    step = on_step or (lambda _: None)
-    pairs_file, votes_file = (place(source) / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
-    check_columns(pairs_file, schema.PAIRS)
-    check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
-    threads = settings.n_threads
+    pairs_file, votes_file = checked(place(source), out, settings, "--stream")
+    step, threads = on_step or (lambda _: None), settings.n_threads
     with origin(place(source)) as data:
         n = rows_of(votes_file)
         step("read pairs")
@@ -175,6 +168,18 @@ def em_stream(
         em.write_but_rows(result, staging)
         data.check()
     return result
+
+
+def checked(directory: Place, out: Place, settings: EMSettings, by: str) -> tuple[Place, Place]:
+    """The files of pairs and votes; what cannot be done with them by row group is refused."""
+    reason = unsupported(directory, settings)
+    if reason is not None:
+        refuse(reason, file=directory, fix=f"leave out {by}")
+    tables.check_out(out, "em")
+    pairs_file, votes_file = directory / dataset.PAIRS_FILE, directory / dataset.VOTES_FILE
+    check_columns(pairs_file, schema.PAIRS)
+    check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
+    return pairs_file, votes_file
 
 
 class _Read(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from denoise import dataset, schema, tables
+from denoise import schema, tables
 from denoise.cluster import got, session
 from denoise.errors import RunError, refuse
 from denoise.noise import Floats
@@ -77,15 +77,9 @@ def em_cluster(
         RunError: there is no cluster, or its workers keep dying.
     """
     settings = EMSettings(**options)
-    reason = stream.unsupported(source, settings)
-    if reason is not None:
-        refuse(reason, file=source, fix="leave out --engine ray")
-    tables.check_out(out, "em")
-    step = on_step or (lambda _: None)
     directory = place(source).absolute()
-    pairs_file, votes_file = (directory / n for n in (dataset.PAIRS_FILE, dataset.VOTES_FILE))
-    files.check_columns(pairs_file, schema.PAIRS)
-    files.check_columns(votes_file, schema.VOTE_ROWS, absent=("vote_id", "annotator_id"))
+    pairs_file, votes_file = stream.checked(directory, out, settings, "--engine ray")
+    step = on_step or (lambda _: None)
     with origin(directory) as data, session(address) as ray:
         n = rows_of(votes_file)
         step("read")

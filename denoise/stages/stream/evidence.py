@@ -119,9 +119,7 @@ def margins_of(
         InputError: the settings do not go together, or a column is not there or out of range.
     """
     column = settings.margin_column or settings.prob_column
-    given = (scores, settings.margin_column, settings.prob_column)
-    if sum(each is not None for each in given) > 1:
-        refuse("scores, a margin and a probability column exclude each other", fix="give only one")
+    settings.check_one_evidence(scores)
     loss, beta, gamma = settings.loss, settings.beta, settings.gamma
     empty = pl.Series(dtype=pl.Float64)
     if scores is not None:
