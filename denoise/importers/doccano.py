@@ -111,4 +111,5 @@ DOCCANO = Form(
     readable=_readable,
     read=_read,
     roles=frozenset({"annotator"}),
+    by_file=True,
 )

@@ -142,8 +142,10 @@ def _several(parts: Mapping[Place, Mapping[str, str | None]], name: str) -> Sour
     if len({each.untyped for each in read.values()}) > 1:
         fix = "give files of one kind"
         refuse("some of the files have types, and some (CSV, TSV) have none", file=name, fix=fix)
-    frames, mixed, first = [], {}, 0
+    frames, told, mixed, first = [], [], {}, 0
     for file, values in parts.items():
+        # What folders give is in the rows, and not in the file.
+        told.append(read[file].sha256 + (json.dumps(values) if values else ""))
         frame = parquet.with_partition(read[file].frame, file, values)
         frames.append(frame)
         mixed = {column: first + row for column, row in read[file].mixed.items()} | mixed
@@ -158,7 +160,7 @@ def _several(parts: Mapping[Place, Mapping[str, str | None]], name: str) -> Sour
     return Source(
         frame,
         name,
-        schema.digest(*(each.sha256 for each in read.values())).hex(),
+        schema.digest(*told).hex(),
         untyped=next(iter(read.values())).untyped,
         notes=(f"{len(parts):,} files as one table", *notes),
         mixed=mixed,
