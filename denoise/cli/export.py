@@ -44,7 +44,10 @@ def export(
     draws: Annotated[int, typer.Option(help="sample: rows for each row.")] = 1,
     for_: Annotated[
         str,
-        typer.Option("--for", help="policy, or reward: with a margin for a reward model."),
+        typer.Option(
+            "--for",
+            help="policy, or reward: with a margin for a reward model; not sample or duplicate.",
+        ),
     ] = "policy",
     rows: Annotated[
         str, typer.Option(help="pairs: one row a pair; votes: every row of the source.")
@@ -71,7 +74,7 @@ def export(
     from denoise.stages.em import read_em
     from denoise.stages.formats import find, next_step
     from denoise.stages.hub import push_to_hub as upload
-    from denoise.stages.strategies import for_reward_model, with_strategy
+    from denoise.stages.strategies import check_for_reward, for_reward_model, with_strategy
 
     shared.claim(out, "export")
     of_format = find(format_)
@@ -80,6 +83,8 @@ def export(
     if for_ == "policy":
         strategy = strategy or of_format.default_strategy
         of_format.check(strategy)
+    else:
+        check_for_reward(strategy or "weight")
     data = shared.load(source, map_, aspect, split, texts)
     made = None
     if em_dir.is_file():  # the user's own weights

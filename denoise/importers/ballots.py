@@ -71,6 +71,7 @@ class Form:
 
     `needs` names the columns in a sentence; `roles` are those that a map may name for it;
     `readable` says when columns suffice that would not be recognised, where the form is named.
+    `by_file` says that its files are named after annotators, whose column is "file" then.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Form:
     roles: frozenset[str] = field(default_factory=frozenset)
     has_aspects: bool = False
     needs_texts: bool = False
+    by_file: bool = False
     readable: Callable[[Columns], bool] | None = None
 
 

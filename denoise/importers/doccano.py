@@ -7,17 +7,21 @@ https://github.com/doccano/doccano/blob/master/docs/tutorial.md (both from memor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from denoise.errors import refuse
+from denoise.importers import files
 from denoise.importers.answers import Answer, as_rows, one_label
 from denoise.importers.ballots import Ballots, Form, LabelRows, Request
 from denoise.importers.columns import Columns
 
 _LABELS = ("label", "labels", "annotations")
+_SHOWN = 5
 
 
 def _inside(columns: Columns) -> bool:
@@ -37,11 +41,16 @@ def _read(request: Request) -> Ballots | LabelRows:
     inside = _inside(columns)
     name = "annotations" if inside else next(n for n in _LABELS if n in frame.columns)
     person = None if inside else columns.find("annotator")
-    stem = Path(request.source.name).name.partition(".")[0]
-    note = f"the annotator is the name of the file: {stem}"
+    people: list[str] = []
+    notes: tuple[str, ...] = ()
+    if not inside and person is None:
+        people = _people(request)
+        names = list(dict.fromkeys(people))
+        shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+        notes = (f"the annotator is the name of the file: {shown}",)
     return as_rows(
         request,
-        _documents(frame, name, person, stem, inside=inside),
+        _documents(frame, name, frame[person] if person else people, inside=inside),
         frame.drop("id", name, *([person] if person else []), strict=False),
         described="Doccano",
         called={
@@ -49,12 +58,33 @@ def _read(request: Request) -> Ballots | LabelRows:
             "annotator_id": "user" if inside else person or "file",
             "label": name,
         },
-        notes=() if inside or person else (note,),
+        notes=notes,
     )
 
 
+def _people(request: Request) -> list[str]:
+    """Each row's annotator, after whom its file is named.
+
+    Raises:
+        InputError: it is not known which file a row is of.
+    """
+    source = request.source
+    if not source.files:
+        fix = "give the files by a pattern such as 'DIR/*.jsonl', or a column annotator"
+        refuse("nothing names the annotators", file=source.name, fix=fix)
+    return [person for name, rows in source.files for person in repeat(_stem(name), rows)]
+
+
+def _stem(name: str) -> str:
+    """The name of a file without what says its kind: a person's name may have dots too."""
+    path = Path(name)
+    while path.suffix.lower() in (*files.SUFFIXES, *files.COMPRESSED):
+        path = path.with_suffix("")
+    return path.name
+
+
 def _documents(
-    frame: pl.DataFrame, name: str, person: str | None, stem: str, *, inside: bool
+    frame: pl.DataFrame, name: str, people: Sequence[Any] | pl.Series, *, inside: bool
 ) -> Iterator[Answer]:
     for at, row in enumerate(frame.iter_rows(named=True)):
         item, held = row.get("id", at), row[name]
@@ -64,7 +94,7 @@ def _documents(
                 by_user.setdefault(one["user"], []).append(one["label"])
         else:
             values = held if isinstance(held, list) else [held]
-            by_user[row[person] if person else stem] = values
+            by_user[people[at]] = values
         if not by_user:
             yield Answer(at, item, reason="no labels")
         for user, values in by_user.items():
@@ -81,4 +111,5 @@ DOCCANO = Form(
     readable=_readable,
     read=_read,
     roles=frozenset({"annotator"}),
+    by_file=True,
 )

@@ -106,6 +106,8 @@ def import_data(
         settings["text_columns"] = dict(sorted(text_columns.used.items()))
     if isinstance(read, Ballots) and not read.own_sides:
         settings["first"] = "chosen"  # of the two responses in a source row
+    if form.by_file and found.used.get("annotator") == "file":
+        settings["files"] = [name for name, _ in given.files]
     if form.has_aspects:
         settings["aspect"] = aspect
     if given.split is not None:

@@ -30,6 +30,7 @@ _HASH_ROWS = 4096
 class Source:
     """A table as it was given: its `name` in messages, the SHA-256 of its content, its split.
 
+    `files` has the name of each file and how many rows are of it, where files were read one by one;
     `untyped` says that every value is text only because the file format has no types; `mixed` has
     the first row in which a column of text held a list or an object, by column.
     """
@@ -41,6 +42,7 @@ class Source:
     untyped: bool = False
     notes: tuple[str, ...] = ()
     mixed: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[tuple[str, int], ...] = ()
 
 
 def load(source: str | Place | pl.DataFrame | datasets.Dataset, split: str | None = None) -> Source:
@@ -108,6 +110,7 @@ def _named(source: str | Place, split: str | None) -> Source:
             untyped=read.untyped,
             notes=read.notes,
             mixed=read.mixed,
+            files=((path.name, len(read.frame)),),
         )
     if path.is_dir():
         if partitioned := _partitioned(path):
@@ -139,8 +142,10 @@ def _several(parts: Mapping[Place, Mapping[str, str | None]], name: str) -> Sour
     if len({each.untyped for each in read.values()}) > 1:
         fix = "give files of one kind"
         refuse("some of the files have types, and some (CSV, TSV) have none", file=name, fix=fix)
-    frames, mixed, first = [], {}, 0
+    frames, told, mixed, first = [], [], {}, 0
     for file, values in parts.items():
+        # What folders give is in the rows, and not in the file.
+        told.append(read[file].sha256 + (json.dumps(values) if values else ""))
         frame = parquet.with_partition(read[file].frame, file, values)
         frames.append(frame)
         mixed = {column: first + row for column, row in read[file].mixed.items()} | mixed
@@ -155,10 +160,11 @@ def _several(parts: Mapping[Place, Mapping[str, str | None]], name: str) -> Sour
     return Source(
         frame,
         name,
-        schema.digest(*(each.sha256 for each in read.values())).hex(),
+        schema.digest(*told).hex(),
         untyped=next(iter(read.values())).untyped,
         notes=(f"{len(parts):,} files as one table", *notes),
         mixed=mixed,
+        files=tuple((file.name, len(each.frame)) for file, each in read.items()),
     )
 
 

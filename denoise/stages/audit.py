@@ -114,7 +114,7 @@ def audit(
         items=items_table(crowd, bought, known),
         slices=slices_table(crowd, found),
         annotator_slices=annotator_slices_table(crowd, found),
-        votes=crowd.rows.select("row", *CORE).with_columns(confidence=pl.Series(right)),
+        votes=crowd.rows.select(pl.Series("row", crowd.places), *CORE, confidence=pl.Series(right)),
         by_votes=by_votes(
             blind.votes,
             blind.confusion,

@@ -28,15 +28,17 @@ class Judged:
     """n votes of K annotators on J items with C classes, and what EM made of them.
 
     rows: of the votes, in their order: `item_id`, `annotator_id`, `label`, and the source's
-    columns; items, annotators, classes: the names behind the codes. counts: votes of each class,
-    ties being one more of a pair's, and an annotator's repeated votes on an item counted once,
-    [J, C or C + 1]; posterior: P(truth), [J, C]; confusion: [K, C, C] (truth, label); class_prior:
-    before the votes, [C] or [J, C]; result: of EM; n_not_counted: repeated votes left out.
+    columns; places: of these rows in the data, [n]; items, annotators, classes: the names behind
+    the codes. counts: votes of each class, ties being one more of a pair's, and an annotator's
+    repeated votes on an item counted once, [J, C or C + 1]; posterior: P(truth), [J, C];
+    confusion: [K, C, C] (truth, label); class_prior: before the votes, [C] or [J, C]; result: of
+    EM; n_not_counted: repeated votes left out.
     in_shown_order: whether the source orders two responses otherwise than by the choice.
     """
 
     votes: Answers
     rows: pl.DataFrame
+    places: np.ndarray
     items: pl.Series
     annotators: pl.Series
     classes: pl.Series
@@ -78,7 +80,8 @@ class Judged:
             return self.rows[name]
         if self.pairs is not None and name in self.pairs.columns:
             ids = self.pairs.select(item_id=pl.col("pair_id").cast(pl.String), found=name)
-            return self.rows.join(ids, on="item_id", how="left", maintain_order="left")["found"]
+            rows = self.rows.select("item_id")
+            return rows.join(ids, on="item_id", how="left", maintain_order="left")["found"]
         of_pairs = [] if self.pairs is None else self.pairs.columns
         there = [n for n in dict.fromkeys((*self.rows.columns, *of_pairs)) if n not in CORE]
         fix = f"columns are {', '.join(map(quote, there)) or 'only items, annotators and labels'}"
@@ -109,8 +112,8 @@ def _labels(data: Dataset, truth: pl.DataFrame | None, model: str, threads: int 
     rows = data.labels.with_columns(pl.col(CORE).cast(pl.String))
     items, classes = result.items["item_id"], pl.Series(result.summary["classes"])
     annotators = result.annotators["annotator_id"]
-    kept, rows = _once(rows), rows.with_row_index("row")
-    ordered = _ordered(rows.filter(kept), items, annotators, classes)
+    places = _once(rows, items, annotators, classes)
+    ordered = rows[places]
     n_classes = len(classes)
     votes = as_answers(ordered, items, annotators, classes)
     prior = priors(rows, classes)
@@ -121,6 +124,7 @@ def _labels(data: Dataset, truth: pl.DataFrame | None, model: str, threads: int 
     return Judged(
         votes=votes,
         rows=ordered,
+        places=places,
         items=items,
         annotators=annotators,
         classes=classes,
@@ -145,7 +149,7 @@ def _pairs(
         item_id=pl.col("pair_id").cast(pl.String),
         annotator_id=pl.col("annotator_id").cast(pl.String),
         label=pl.col("vote").cast(pl.String),
-    ).with_row_index("row")
+    )
     items = rows["item_id"].unique().sort()
     annotators, classes = result.annotators["annotator_id"], pl.Series(["a", "b"])
     told = result.confidences.select(
@@ -161,11 +165,14 @@ def _pairs(
     after = told.sort("item_id")["posterior"].fill_null(pl.Series(before)).to_numpy()
     eta = result.annotators["reliability"].fill_null(0.5).to_numpy()
     with_ties = pl.Series([*classes, "tie"])
-    whole = _ordered(rows.filter(_once(rows)), items, annotators, with_ties)
-    ordered = whole.filter(pl.col("label") != "tie")
+    of_whole = _once(rows, items, annotators, with_ties)
+    whole = rows[of_whole]
+    places = of_whole[(whole["label"] != "tie").to_numpy()]
+    ordered = rows[places]
     return Judged(
         votes=as_answers(ordered, items, annotators, classes),
         rows=ordered,
+        places=places,
         items=items,
         annotators=annotators,
         classes=classes,
@@ -180,25 +187,25 @@ def _pairs(
     )
 
 
-def _once(rows: pl.DataFrame) -> pl.Series:
-    """Whether a vote is the first of its annotator's on the item, and all of them agree."""
+def _once(
+    rows: pl.DataFrame, items: pl.Series, annotators: pl.Series, classes: pl.Series
+) -> np.ndarray:
+    """Places of the rows that count, by item, annotator and class, as `Answers` sorts them.
+
+    An annotator's first vote on an item counts, where all of them agree.
+    """
     own = ("item_id", "annotator_id")
     one = pl.struct(own).is_first_distinct() & (pl.col("label").n_unique().over(own) == 1)
-    return rows.select(one | (pl.col("annotator_id") == ALL_ANNOTATORS)).to_series()
-
-
-def _ordered(
-    rows: pl.DataFrame, items: pl.Series, annotators: pl.Series, classes: pl.Series
-) -> pl.DataFrame:
-    """The rows by item, annotator and class, as `Answers` sorts them."""
+    kept = rows.select(one | (pl.col("annotator_id") == ALL_ANNOTATORS)).to_series()
+    places = kept.arg_true().to_numpy()
     order = np.lexsort(
         (
-            codes(rows["label"], classes),
-            codes(rows["annotator_id"], annotators),
-            codes(rows["item_id"], items),
+            codes(rows["label"].filter(kept), classes),
+            codes(rows["annotator_id"].filter(kept), annotators),
+            codes(rows["item_id"].filter(kept), items),
         )
     )
-    return rows[order]
+    return places[order]
 
 
 def _certain(crowd: Judged, truth: pl.DataFrame | None) -> Judged:

@@ -206,7 +206,8 @@ def _longer(crowd: Judged) -> tuple[np.ndarray, np.ndarray]:
             text_length(crowd.pairs["response_a"]) - text_length(crowd.pairs["response_b"])
         ),
     )
-    more = crowd.rows.join(by_pair, on="item_id", how="left", maintain_order="left")["more"]
+    ids = crowd.rows.select("item_id")
+    more = ids.join(by_pair, on="item_id", how="left", maintain_order="left")["more"]
     values = more.fill_null(0.0).to_numpy()
     return values > 0, values != 0
 

@@ -21,6 +21,7 @@ from denoise.crowd.result import CrowdFit, solved
 from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
 from denoise.places import Place
+from denoise.plain import quote
 from denoise.stages.annotators import FEW_VOTES, annotators_table, by_name
 from denoise.stages.settings import EMSettings
 from denoise.stages.truth import known_answers, truth_hash
@@ -57,7 +58,8 @@ def em_labels(
     """Posterior of each item's class and confusion of each annotator (`denoise.crowd`).
 
     An annotator's equal labels of one item count once, and none counts where they differ.
-    Columns `prior_<class>`, one for every class, are an item's probabilities beforehand.
+    Columns `prior_<class>`, one for every class, are an item's probabilities beforehand; a note
+    tells of other columns that begin so.
 
     Args:
         model: "auto" (by held-out votes), "majority", "one-coin", "guesser" or "dawid-skene".
@@ -134,6 +136,9 @@ def em_labels(
             f"the same items hard; {effect}"
         )
     notes.append(f"{differ:,} of {len(items):,} items get another label than by majority vote")
+    named = {f"prior_{name}" for name in classes}
+    if odd := [n for n in rows.columns if n.startswith("prior_") and n not in named]:
+        notes.append(f"no class has the name of {', '.join(map(quote, odd))}: not used")
     return LabelsResult(
         items=_items(items, classes, fit),
         annotators=_annotators(rows, annotators, whole, fit),
@@ -209,10 +214,10 @@ def _known(truth: pl.DataFrame | None, items: pl.Series, classes: pl.Series) -> 
 def priors(rows: pl.DataFrame, classes: pl.Series) -> np.ndarray | None:
     """The items' own class probabilities, [J, C], from the first row of each."""
     wanted = [f"prior_{name}" for name in classes]
-    there = [name for name in rows.columns if name.startswith("prior_")]
-    if not there:
+    missing = [name for name in wanted if name not in rows.columns]
+    if len(missing) == len(wanted):
         return None
-    if missing := [name for name in wanted if name not in there]:
+    if missing:
         refuse(
             f"some classes have a prior and others have none: {', '.join(missing)}",
             file="labels",

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from denoise.errors import Fault, raise_any
+from denoise.errors import Fault, raise_any, refuse
 from denoise.stages.export import Export
 
 STRATEGIES = ("weight", "filter", "flip", "sample", "duplicate")
@@ -35,10 +35,12 @@ def with_strategy(
         draws: of `sample`: rows for each row, numbered in the column `draw` if more than one.
 
     Raises:
-        InputError: there is no such strategy, a setting is out of range or another strategy's, or
-            no row is left.
+        InputError: there is no such strategy, a setting is out of range or another strategy's, no
+            row is left, or the rows are for a reward model and the strategy is not.
     """
     _check(result, strategy, threshold, seed, draws)
+    if result.provenance.settings.get("for") == "reward":
+        check_for_reward(strategy)
     settings = {**result.provenance.settings, "strategy": strategy}
     match strategy:
         case "weight":
@@ -70,13 +72,30 @@ def for_reward_model(result: Export) -> Export:
     Reward trainers that read a margin m fit −log σ(r(chosen) − r(rejected) − m) (Touvron et al.,
     arXiv 2307.09288). The scale, 0 to 1, is a choice of ours.
     Rows with w < ½ are turned round first, so that no margin is negative.
+
+    Raises:
+        InputError: the strategy of the rows is not for a reward model.
     """
+    check_for_reward(result.provenance.settings.get("strategy", "weight"))
     frame = turned(result.frame, result.frame["weight"] < 0.5)
     frame = frame.with_columns(reward_margin=2 * pl.col("weight") - 1)
     settings = {**result.provenance.settings, "for": "reward"}
     note = "rows are for a reward model: the likelier side is chosen, margin is 2·weight − 1"
     provenance = replace(result.provenance, settings=settings)
     return replace(_noted(result, frame, note), provenance=provenance)
+
+
+def check_for_reward(strategy: str) -> None:
+    """Refuse what has a row in its less likely orientation on purpose: the margin turns it back.
+
+    Raises:
+        InputError: the strategy is sample or duplicate.
+    """
+    if strategy in ("sample", "duplicate"):
+        refuse(
+            f"--for reward turns rows to their likelier side, which undoes --strategy {strategy}",
+            fix="give --strategy filter or flip, or leave --for out",
+        )
 
 
 def turned(frame: pl.DataFrame, which: pl.Series) -> pl.DataFrame:

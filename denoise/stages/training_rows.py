@@ -29,7 +29,10 @@ def labelled_rows(data: Dataset) -> tuple[pl.DataFrame, tuple[str, ...]]:
     Raises:
         InputError: the data are categorical labels, or hold nothing but ties.
     """
-    pairs, votes = data.preferences()
+    as_text = pl.col("pair_id").cast(pl.String)
+    pairs, votes = (table.with_columns(as_text) for table in data.preferences())
+    # The texts are the pair's; a vote's own columns of these names would hide them.
+    votes = votes.drop("prompt", "response_a", "response_b", strict=False)
     sided = votes.sort("vote_id").filter(pl.col("vote").cast(pl.String).is_in(["a", "b"]))
     if sided.is_empty():
         refuse("every vote is a tie, and a tie has no chosen side", file="votes")

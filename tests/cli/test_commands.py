@@ -208,6 +208,9 @@ def test_a_trainer_without_weights_is_exported_drawn_labels(tmp_path):
     assert "rows drawn against their label (seed 0)" in denoise(*words, cwd=tmp_path).stdout
     refused = denoise(*words, "--strategy", "weight", "--out", "new", cwd=tmp_path, status=2)
     assert "axolotl reads no weights" in refused.stderr
+    drawn = ("--strategy", "sample", "--for", "reward", "--out", "new")
+    refused = denoise(*words, *drawn, cwd=tmp_path, status=2)
+    assert "which undoes --strategy sample; give" in refused.stderr
     assert not (tmp_path / "new").exists()
 
 

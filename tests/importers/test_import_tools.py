@@ -319,6 +319,32 @@ def test_doccano_of_one_annotator_takes_the_name_of_the_file_when_it_is_named(tm
         import_data(spans, format="doccano")
 
 
+def one_file_an_annotator(folder):
+    """What Doccano writes: two people on one text, the second's name with a dot."""
+    folder.mkdir()
+    for name, label in (("ann", "pos"), ("bob.b", "neg")):
+        lines(folder / f"{name}.jsonl", [{"id": 1, "text": "x", "label": [label]}])
+    return folder
+
+
+def test_doccano_of_several_files_has_the_annotator_of_each(tmp_path):
+    folder = one_file_an_annotator(tmp_path / "exports")
+    data = import_data(f"{folder}/*.jsonl", format="doccano")
+    assert data.labels["annotator_id"].to_list() == ["ann", "bob.b"]
+    assert "the annotator is the name of the file: ann, bob.b" in data.notes
+    (folder / "bob.b.jsonl").rename(folder / "cy.jsonl")
+    again = import_data(f"{folder}/*.jsonl", format="doccano")
+    assert again.provenance.run_id != data.provenance.run_id
+
+
+def test_doccano_without_files_to_tell_annotators_apart_is_refused(tmp_path):
+    folder = one_file_an_annotator(tmp_path / "exports")
+    frame = pl.DataFrame({"id": [1], "text": ["x"], "label": [["pos"]]})
+    for source in (folder, frame):
+        with pytest.raises(InputError, match=r"nothing names the annotators; give .*/\*.jsonl'"):
+            import_data(source, format="doccano")
+
+
 def test_a_column_an_annotator(tmp_path):
     path = tmp_path / "wide.csv"
     path.write_text("id,annotator_1,annotator_2,topic\n007,a,b,t\n008,,b,t\n009,,,u\n")

@@ -193,6 +193,22 @@ def test_votes_that_name_nobody_say_nothing_of_anyone():
     assert found.summary["n_votes"] == 400
 
 
+def test_columns_of_the_source_may_be_called_row_found_and_more(audited):
+    frame, _ = labels()
+    turned = (pl.int_range(pl.len()) % 2).cast(pl.String)
+    named = audit(dataset(frame.with_columns(row=turned)), slices=("topic", "row"))
+    assert_frame_equal(named.votes, audited.votes)
+    assert named.slices.filter(slice="row")["value"].sort().to_list() == ["0", "1"]
+    data = simulate(60, 5, 2, seed=1).dataset()
+    votes = data.votes.with_columns(row=turned, found=turned, more=turned)
+    pairs = data.pairs.with_columns(topic=pl.lit("art"))
+    options = {"margin_column": "margin", "slices": ("topic",)}
+    own = audit(Dataset(data.provenance, pairs=pairs, votes=votes), **options)
+    plain = audit(Dataset(data.provenance, pairs=pairs, votes=data.votes), **options)
+    for name, table in result_tables(plain).items():
+        assert_frame_equal(result_tables(own)[name], table)
+
+
 def test_ties_count_in_agreement_and_as_no_vote():
     data = simulate(200, 5, 3, seed=1).dataset()
     tied = pl.Series(np.arange(len(data.votes)) % 4 == 0)

@@ -107,6 +107,19 @@ def test_an_items_own_prior_is_used():
         em_labels(data(labels.with_columns(**wrong)))
 
 
+def test_a_column_that_only_begins_like_a_prior_is_none_and_is_told():
+    labels, _, _ = planted(n_items=50)
+    plain, named = (em_labels(data(t)) for t in (labels, labels.with_columns(prior_experience=3)))
+    assert named.items.equals(plain.items)
+    assert named.notes == (*plain.notes, "no class has the name of 'prior_experience': not used")
+    sure = {f"prior_{c}": pl.lit(1 / 3) for c in CLASSES}
+    both = em_labels(data(labels.with_columns(**sure, prior_experience=pl.lit("years"))))
+    assert both.notes[-1] == named.notes[-1]
+    sure["prior_owls"] = sure.pop("prior_owl")
+    with pytest.raises(InputError, match="others have none: prior_owl;"):
+        em_labels(data(labels.with_columns(**sure)))
+
+
 def test_unknown_models_are_refused():
     with pytest.raises(InputError, match="unknown model"):
         em_labels(data(planted(n_items=5)[0]), model="best")

@@ -115,6 +115,21 @@ def test_rows_for_a_reward_model_have_a_margin_of_0_to_1():
     assert (frame["weight"] >= 0.5).all()
 
 
+@pytest.mark.parametrize("strategy", ["sample", "duplicate"])
+def test_rows_in_drawn_or_in_both_orientations_are_not_for_a_margin(strategy):
+    said = rf"--for reward.*{strategy}; give --strategy filter or flip, or leave --for out"
+    with pytest.raises(InputError, match=said):
+        for_reward_model(with_strategy(exported(), strategy))
+    with pytest.raises(InputError, match=said):
+        with_strategy(for_reward_model(exported()), strategy)
+
+
+def test_rows_for_a_reward_model_may_be_filtered_and_flipped():
+    for strategy, margins in (("filter", [0.8, 0, 1, 0.3]), ("flip", [0.8, 0, 0.6, 1, 1, 0.3])):
+        frame = for_reward_model(with_strategy(exported(), strategy)).frame
+        assert frame["reward_margin"].to_list() == pytest.approx(margins)
+
+
 @pytest.mark.parametrize(
     ("strategy", "options", "said"),
     [

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from small_pairs import make
 
+from denoise.dataset import Dataset
 from denoise.errors import InputError, RunError
 from denoise.stages.score import score
 from denoise.stages.train import train
@@ -25,6 +26,24 @@ def rows(n: int = 8) -> pl.DataFrame:
     weight = pl.Series("weight", [0.1 + 0.8 * i / n for i in range(n)])
     names = pl.Series("annotator_id", [("ann", "bob", "cy")[i % 3] for i in range(n)])
     return frame.with_columns(weight, names)
+
+
+def test_texts_are_those_of_the_pair_whatever_columns_the_votes_have():
+    data = make(3)
+    own = ("prompt", "response_a", "response_b", "chosen", "rejected")
+    votes = data.votes.with_columns(pl.lit("the vote's own").alias(name) for name in own)
+    frame, _ = labelled_rows(Dataset(data.provenance, pairs=data.pairs, votes=votes))
+    texts = frame.select("prompt", "chosen", "rejected").rows()
+    assert texts == data.pairs.select("prompt", "response_a", "response_b").rows()
+
+
+def test_ids_of_pairs_may_be_numbers_in_one_table_and_text_in_the_other():
+    data = make(3)
+    pairs = data.pairs.with_columns(pair_id=pl.Series([5, 6, 7]))
+    votes = data.votes.with_columns(pair_id=pl.Series(["7", "6", "5"]))
+    frame, _ = labelled_rows(Dataset(data.provenance, pairs=pairs, votes=votes))
+    assert frame["pair_id"].to_list() == ["7", "6", "5"]
+    assert frame["prompt"].to_list() == pairs["prompt"].to_list()[::-1]
 
 
 @pytest.mark.parametrize("loss", ["dpo", "simpo"])

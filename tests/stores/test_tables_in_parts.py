@@ -225,6 +225,16 @@ def test_partitions_of_a_source_are_columns_of_it(moved, tmp_path):
     assert found["score"].to_list() == [None] * 10 + [1.5] * 20
 
 
+def test_the_run_of_a_source_is_told_by_what_its_folders_give(tmp_path):
+    runs = {}
+    for name in ("language=de/x", "language=pt/x", "language=pt/y"):
+        file = tmp_path / str(len(runs)) / f"{name}.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text(lines(ROWS))
+        runs[name] = import_data(file.parent.parent).provenance.run_id
+    assert runs["language=de/x"] != runs["language=pt/x"] == runs["language=pt/y"]
+
+
 def test_a_directory_without_partitions_is_a_data_set(moved, tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
