@@ -78,7 +78,7 @@ def answers(
 ) -> Answers:
     """Sort votes given in any order ([n] codes each).
 
-    The models take each (item, annotator) to occur once: see `once`.
+    The models take each (item, annotator) to occur once, but for one that is several: see `once`.
     `threads`: how many pass over the votes; sums differ by rounding between numbers of them.
     """
     codes = (np.ascontiguousarray(each) for each in (item, annotator, label))
@@ -99,9 +99,12 @@ def subset(whole: Answers, kept: NDArray[np.bool_]) -> Answers:
     )
 
 
-def once(repeated: Answers) -> Answers:
-    """Equal votes of an annotator on an item but for one, and none of those that differ."""
-    kept = _single(repeated.start, repeated.annotator, repeated.label)
+def once(repeated: Answers, shared: int = -1) -> Answers:
+    """Equal votes of an annotator on an item but for one, and none of those that differ.
+
+    All votes of the annotator `shared` are kept: they are of several people. -1: there is none.
+    """
+    kept = _single(repeated.start, repeated.annotator, repeated.label, shared)
     counts = np.concatenate(([0], np.cumsum(kept)))
     return repeated._replace(
         start=counts[repeated.start],
@@ -112,8 +115,11 @@ def once(repeated: Answers) -> Answers:
 
 
 @njit(nogil=True)
-def _single(start: Codes, annotator: Codes, label: Codes) -> NDArray[np.bool_]:
-    """Whether a vote is the first of its annotator's on the item, and all of them agree, [n]."""
+def _single(start: Codes, annotator: Codes, label: Codes, shared: int) -> NDArray[np.bool_]:
+    """Whether a vote is the first of its annotator's on the item, and all of them agree, [n].
+
+    Those of `shared` are all kept.
+    """
     kept = np.zeros(annotator.shape[0], np.bool_)
     for j in range(start.shape[0] - 1):
         first = start[j]
@@ -121,7 +127,10 @@ def _single(start: Codes, annotator: Codes, label: Codes) -> NDArray[np.bool_]:
             last = first + 1
             while last < start[j + 1] and annotator[last] == annotator[first]:
                 last += 1
-            kept[first] = label[last - 1] == label[first]  # sorted, so all are equal
+            if annotator[first] == shared:
+                kept[first:last] = True
+            else:
+                kept[first] = label[last - 1] == label[first]  # sorted, so all are equal
             first = last
     return kept
 

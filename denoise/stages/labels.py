@@ -57,7 +57,8 @@ def em_labels(
 ) -> LabelsResult:
     """Posterior of each item's class and confusion of each annotator (`denoise.crowd`).
 
-    An annotator's equal labels of one item count once, and none counts where they differ.
+    An annotator's equal labels of one item count once, and none counts where they differ; those of
+    `all`, whom nobody named, all count.
     Columns `prior_<class>`, one for every class, are an item's probabilities beforehand; a note
     tells of other columns that begin so.
 
@@ -83,7 +84,8 @@ def em_labels(
         truth = known_answers(truth, schema.TRUTH_LABELS, items)
         classes = pl.concat([classes, truth["label"]]).unique().sort()
     whole = as_answers(rows, items, annotators, classes, threads=n_threads)
-    votes = once(whole)
+    unnamed = annotators.index_of(schema.ALL_ANNOTATORS)
+    votes = once(whole, -1 if unnamed is None else unnamed)
     n_not_counted = len(whole.label) - len(votes.label)
     given = crowd.evidence(votes, known=_known(truth, items, classes), prior=priors(rows, classes))
     fit, reason = _fit(votes, given, model)

@@ -42,6 +42,9 @@ def test_equal_repeats_count_once_and_differing_ones_not_at_all():
     assert votes.start.tolist() == [0, 2, 3, 3]
     assert votes.cell.tolist() == [1, 2, 3]
     assert votes.annotator.tolist() == [0, 1, 1] and votes.label.tolist() == [1, 0, 1]
+    votes = once(answers(*rows.T, 3, 2, 2), shared=0)
+    assert votes.start.tolist() == [0, 3, 7, 7]
+    assert votes.cell.tolist() == [1, 1, 2, 0, 1, 1, 3]
 
 
 def test_agreement_is_with_what_most_of_the_others_said_where_one_label_leads():

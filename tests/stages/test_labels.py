@@ -80,6 +80,23 @@ def test_repeats_count_once_and_contradictions_not_at_all():
     assert torn.summary["n_not_counted"] == 2
 
 
+def test_labels_of_whom_nobody_named_all_count():
+    labels, truth, _ = planted(n_items=60)
+    labels = labels.with_columns(annotator_id=pl.lit("all"))
+    result = em_labels(data(labels))
+    assert result.summary["n_not_counted"] == 0
+    right = [
+        truth[int(name[1:])] == label for name, label in result.items["item_id", "label"].rows()
+    ]
+    wrong = result.summary["expected_wrong_items"]
+    assert abs(wrong - right.count(False)) < 0.2 * len(right)
+    most = labels.group_by("item_id").agg(pl.col("label").mode().len() == 1)
+    led = most.filter("label")["item_id"]
+    majority = em_labels(data(labels), model="majority").items
+    same = result.items["label"] == majority["label"]
+    assert same.filter(result.items["item_id"].is_in(led.implode())).all()
+
+
 def test_known_answers_are_fixed():
     labels, _, _ = planted(n_items=50)
     truth = pl.DataFrame({"item_id": ["i000", "i001"], "label": ["owl", "emu"]})
