@@ -153,7 +153,7 @@ def _calibrate(
 
     taus = [g / rms for g in GRID] if fit_temperature else [1.0 if rms else 0.0]
     tau, prior, best, evaluate = highest(taus, fit_temperature)
-    gain, contrary = None, None
+    gain, contrary, as_given = None, None, False
     if fit_temperature:
         _, prior_without, without, nothing = highest([0.0], False)
         gain = best - without
@@ -162,15 +162,16 @@ def _calibrate(
         if gain < WORTH or contrary is not None:
             _, prior_as_is, as_is, at_face_value = highest([1.0], False)
             if as_is > without and prior_as_is.population > 0.5:
-                tau, prior, evaluate = 1.0, prior_as_is, at_face_value
+                tau, prior, evaluate, as_given = 1.0, prior_as_is, at_face_value, True
             else:
                 tau, prior, evaluate = 0.0, prior_without, nothing
     if untold(votes, tau):  # all that there is, is what was believed beforehand
         nothing_known = np.zeros((5, 5))
         return Calibration(tau, given, gain, nothing_known, start, tuple(evaluate.trace), contrary)
     free = [0] * (fit_temperature and tau > 0) + [1, 2, 3, 4] * fit_prior
+    polished = [i for i in free if i > 0 or not as_given]
     for _ in range(POLISH):
-        tau, prior = _newton(evaluate, tau, prior, free)
+        tau, prior = _newton(evaluate, tau, prior, polished)
     covariance = _covariance(_curvature(evaluate, tau, prior, free), tau, free)
     at = evaluate.beliefs.parameters
     return Calibration(tau, prior, gain, covariance, at, tuple(evaluate.trace), contrary)

@@ -44,7 +44,7 @@ def average(votes: Ballots, at: Parameters, calibration: Calibration) -> Average
     near = np.log(tau) + np.linspace(-4, 4, STEPS) * min(error, 1.0)
     far = np.log(tau) + np.linspace(-1, 1, STEPS) * np.log(FAR)
     grid = np.union1d(near, far)
-    grid = grid[np.abs(grid) <= np.log(RANGE[1]) - np.log(root_mean_square(votes))]
+    grid = grid[np.abs(grid + np.log(root_mean_square(votes))) <= np.log(RANGE[1])]
     net, beliefs = bethe.network(votes), None
     log_weight, theta, mass, wrong, sd = [], [], [], [], []
     for here in np.exp(grid):

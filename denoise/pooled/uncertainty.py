@@ -81,7 +81,8 @@ def uncertainty(votes: Votes, found: Integrated, calibration: Calibration) -> Un
     known_to = spread.variance() + of_temperature
     wrong_low, wrong_high = wrong - Z95 * sd, wrong + Z95 * sd
     temperature = calibration.interval
-    if votes.n_annotators < population.LEAST and calibration.gain is not None and tau > 0:
+    n_voters = int((votes.by_annotator(votes.votes) > 0).sum())
+    if n_voters < population.LEAST and calibration.gain is not None and tau > 0:
         part = votes.sample(SAMPLE)
         averaged = temperatures.average(part, at, calibration)
         low, high = np.minimum(low, averaged.low), np.maximum(high, averaged.high)
