@@ -57,8 +57,21 @@ class PairIndex(NamedTuple):
 def keys_of(ids: pl.Series, seed: int = 0) -> Keys:
     """A number evenly spread over 64 bits for each id, whole number or text, [n]."""
     if ids.dtype.is_integer():
-        return mixed(ids.cast(pl.Int64).to_numpy())
+        return mixed(whole_numbers(ids).to_numpy())
     return ids.cast(pl.String).hash(seed).to_numpy()
+
+
+def whole_numbers(ids: pl.Series) -> pl.Series:
+    """Ids as int64, [n], those from 2⁶³ on as the negative numbers of the same bits.
+
+    What is no whole number of 64 bits is null.
+    """
+    if ids.dtype == pl.UInt64:
+        return ids.reinterpret(signed=True)
+    signed = ids.cast(pl.Int64, strict=False)
+    if ids.dtype.is_integer():
+        return signed
+    return signed.fill_null(ids.cast(pl.UInt64, strict=False).reinterpret(signed=True))
 
 
 def build_index(keys: Keys) -> PairIndex:

@@ -136,7 +136,7 @@ def _with_groups(table: pl.DataFrame, pool: bool, whole: bool) -> tuple[pl.DataF
         alone = pl.col("vote_id").rank("ordinal").cast(pl.Int64) - 1
         return table.with_columns(group=alone, of_a=along_a), 0
     ids = table["pair_id"].unique()
-    keys = index.keys_of(ids.cast(pl.Int64) if whole else ids)
+    keys = index.keys_of(index.whole_numbers(ids) if whole else ids)
     order = pl.DataFrame({"pair_id": ids, "key": keys}).sort("key", "pair_id")
     group = pl.int_range(len(ids), dtype=pl.Int64, eager=True)
     grouped = table.with_columns(

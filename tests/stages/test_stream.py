@@ -224,6 +224,18 @@ def test_whole_numbers_as_ids_are_as_good_as_text(tmp_path):
     assert_frame_equal(one, other, abs_tol=1e-9)
 
 
+def test_ids_above_the_signed_numbers_are_ids(tmp_path):
+    """As `hash` gives them."""
+    pairs, votes = data(9)
+    number = {"pair_id": pl.col("pair_id").hash(1)}
+    directory = write(tmp_path / "data", pairs.with_columns(**number), votes.with_columns(**number))
+    known = pl.DataFrame({"pair_id": pairs["pair_id"][:20], "vote": ["a"] * 20})
+    known = known.with_columns(**number)
+    assert known["pair_id"].dtype == pl.UInt64 and known["pair_id"].max() >= 2**63
+    result = compare(directory, tmp_path, truth=known, margin_column="margin", threads=1)
+    assert result.summary["n_known"] == len(set(pairs["pair_id"][:20]) & set(votes["pair_id"]))
+
+
 def refused(directory, out, scores=None, **options):
     with pytest.raises(InputError) as error:
         em_stream(directory, out / "out", scores, **options)

@@ -23,7 +23,7 @@ from denoise.cluster import got, session
 from denoise.errors import RunError, refuse
 from denoise.noise import Floats
 from denoise.places import Place, place
-from denoise.pooled.index import Keys, keys_of
+from denoise.pooled.index import Keys, keys_of, whole_numbers
 from denoise.progress import row_progress
 from denoise.stages import em, pooled, stream
 from denoise.stages.em import EMResult
@@ -232,7 +232,7 @@ class _Deal:
         ids = self.answers["pair_id"]
         if not self.whole:
             return keys_of(ids, seed), sides
-        ids = ids.cast(pl.Int64, strict=False)
+        ids = whole_numbers(ids)
         return keys_of(ids.fill_null(0), seed), np.where(ids.is_null(), 0, sides).astype(np.int8)
 
     def _check_answers(self, reports: Sequence[Report]) -> None:

@@ -17,6 +17,7 @@ from denoise import dataset, parquet, places, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
 from denoise.places import Place
+from denoise.pooled.index import whole_numbers
 from denoise.scores import score_files
 from denoise.stages import evidence
 from denoise.stages.evidence import Evidence
@@ -178,7 +179,7 @@ def known_sides(truth: pl.DataFrame | None, pairs: PairIds) -> Known:
     ids = truth["pair_id"] if "pair_id" in truth.columns else pl.Series("pair_id", [], pl.String)
 
     def codes(ids: pl.Series) -> NDArray[np.int32]:
-        ids = ids.cast(pl.Int64 if pairs.whole else pl.String, strict=False)
+        ids = whole_numbers(ids) if pairs.whole else ids.cast(pl.String)
         here = np.full(len(ids), -1, np.int32)
         some = ids.is_not_null()
         column = ids.filter(some).to_arrow()
