@@ -187,7 +187,7 @@ def _first(crowd: Judged) -> tuple[np.ndarray, np.ndarray]:
     `shown_first` says so; else it is the first response of the source's row, where the source does
     not order them by the choice.
     """
-    rows = crowd.rows
+    rows = crowd.source
     if "shown_first" in rows.columns:
         shown = rows["shown_first"].cast(pl.String)
         return (shown == "a").fill_null(False).to_numpy(), shown.is_in(["a", "b"]).to_numpy()
@@ -232,7 +232,7 @@ def _times(crowd: Judged, column: str | None) -> Floats | None:
     Raises:
         InputError: the column that was named holds no times.
     """
-    values = crowd.column(column) if column else crowd.rows.get_column("timestamp", default=None)
+    values = crowd.column(column) if column else crowd.source.get_column("timestamp", default=None)
     seconds = None if values is None else epoch_seconds(values)
     if seconds is not None and np.isfinite(seconds).any():
         return seconds
@@ -253,9 +253,9 @@ def _drift(
 
 
 def _speed(crowd: Judged, right: Floats, seed: int) -> Speed | None:
-    if "seconds" not in crowd.rows.columns:
+    if "seconds" not in crowd.source.columns:
         return None
-    seconds = crowd.rows["seconds"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
+    seconds = crowd.source["seconds"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
     if not (np.isfinite(seconds) & (seconds > 0)).any():
         return None
     votes = crowd.votes

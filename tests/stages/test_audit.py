@@ -209,6 +209,23 @@ def test_columns_of_the_source_may_be_called_row_found_and_more(audited):
         assert_frame_equal(result_tables(own)[name], table)
 
 
+def test_pairs_are_sliced_by_columns_of_the_source_that_are_called_label_and_item_id():
+    data = simulate(60, 5, 3, seed=1).dataset()
+    pairs = data.pairs.with_columns(item_id=pl.Series(["x", "y"] * 30))
+    own = pl.Series(["red", "green", "blue"] * 60)
+    votes = data.votes.with_columns(label=own).sample(fraction=1.0, shuffle=True, seed=0)
+    found = audit(Dataset(data.provenance, pairs, votes), slices=("label", "item_id"))
+    assert set(found.slices.filter(slice="item_id")["value"]) == {"x", "y"}
+    votes = votes.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    rows = found.votes.join(votes, on="row", suffix="_own", validate="1:1")
+    assert (rows["annotator_id"] == rows["annotator_id_own"]).all()
+    table = found.annotator_slices.filter(slice="label").select("annotator_id", "value", "n_votes")
+    counts = rows.group_by("annotator_id", value="label_own").agg(n_votes=pl.len().cast(pl.Int64))
+    assert_frame_equal(table, counts, check_row_order=False)
+    with pytest.raises(InputError, match="no such column"):
+        audit(data, slices=("label",))
+
+
 def test_ties_count_in_agreement_and_as_no_vote():
     data = simulate(200, 5, 3, seed=1).dataset()
     tied = pl.Series(np.arange(len(data.votes)) % 4 == 0)
