@@ -100,9 +100,14 @@ def findings(
         slices: columns by whose values annotators are compared with themselves.
 
     Raises:
-        InputError: there is no such column.
+        InputError: there is no such column, or its values are no names of slices.
     """
     parts = {name: crowd.column(name) for name in slices}
+    for name, values in parts.items():
+        kind = values.dtype
+        if kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Object):
+            fix = "slice by text, numbers or dates"
+            refuse("wrong type", column=name, found=str(kind), fix=fix)
     when = _times(crowd, time)
     nobody = np.full(len(crowd.annotators), np.nan)
     votes = crowd.votes
@@ -268,13 +273,13 @@ def _slices(
     """Whether an annotator is worse in one slice than in the others, beyond what all are."""
     votes = crowd.votes
     for column, values in parts.items():
-        values = values.cast(pl.String)
+        values = values.cast(pl.String).alias("value")  # its own name may be the count's
         largest = (
             values.drop_nulls()
-            .value_counts(sort=True, name="n")
-            .sort("n", values.name, descending=[True, False])
+            .value_counts(sort=True, name="count")
+            .sort("count", "value", descending=[True, False])
         )
-        names = largest[values.name].head(MOST_SLICES)
+        names = largest["value"].head(MOST_SLICES)
         kept = values.is_in(names.implode()).fill_null(False).to_numpy()
         part = codes(values.filter(pl.Series(kept)), names)
         who = votes.annotator[kept].astype(np.int64)

@@ -209,6 +209,32 @@ def test_columns_of_the_source_may_be_called_row_found_and_more(audited):
         assert_frame_equal(result_tables(own)[name], table)
 
 
+@pytest.mark.parametrize("name", ["n", "count", "value", "slice", "len"])
+def test_a_slice_may_have_the_name_of_a_column_that_is_made(audited, name):
+    frame, _ = labels()
+    found = audit(dataset(frame.rename({"topic": name})), slices=(name,))
+    assert_frame_equal(found.slices.drop("slice"), audited.slices.drop("slice"))
+    other = pl.col("other").str.replace("topic", name)
+    assert_frame_equal(found.findings, audited.findings.with_columns(other))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pl.Series([["x"]]),
+        pl.Series([["x"]], dtype=pl.Array(pl.String, 1)),
+        pl.Series([{"x": 1}]),
+        pl.Series([b"\xff"]),
+        pl.Series([1], dtype=pl.Duration("us")),
+    ],
+)
+def test_a_slice_by_a_column_that_is_no_text_is_refused(values):
+    frame, _ = labels(n_items=20)
+    frame = frame.with_columns(odd=values.new_from_index(0, len(frame)))
+    with pytest.raises(InputError, match="column 'odd': wrong type"):
+        audit(dataset(frame), slices=("odd",))
+
+
 def test_pairs_are_sliced_by_columns_of_the_source_that_are_called_label_and_item_id():
     data = simulate(60, 5, 3, seed=1).dataset()
     pairs = data.pairs.with_columns(item_id=pl.Series(["x", "y"] * 30))
