@@ -184,6 +184,14 @@ def test_pairs_of_responses_with_margins():
     assert found.summary["expected_wrong_items"] < without.summary["expected_wrong_items"]
 
 
+def test_clean_labels_are_the_votes_whatever_the_columns_of_the_pairs_are_called():
+    data = simulate(60, 5, 3, seed=1).dataset()
+    own = {name: pl.lit(0.0) for name in ("for_a", "for_a_right", "confidence")}
+    found = audit(Dataset(data.provenance, data.pairs.with_columns(**own), data.votes))
+    expected = clean_labels(audit(data))
+    assert_frame_equal(clean_labels(found).select(expected.columns), expected)
+
+
 def test_votes_that_name_nobody_say_nothing_of_anyone():
     data = simulate(200, 5, 2, seed=1).dataset()
     votes = data.votes.with_columns(annotator_id=pl.lit("all"))
