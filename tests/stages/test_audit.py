@@ -338,6 +338,9 @@ def test_what_cannot_be_audited_is_refused():
         audit(dataset(frame), margin_column="margin")
     with pytest.raises(InputError, match="holds no times"):
         audit(dataset(frame), time="topic")
+    for name, value in {"mode": "paper", "pool": False}.items():
+        with pytest.raises(InputError, match=f"{name} means nothing to an audit"):
+            audit(simulate(50, 3, 2).dataset(), margin_column="margin", **{name: value})
     pairs = audit(simulate(50, 3, 2).dataset())
     with pytest.raises(InputError, match="labels and preferences"):
         compare(audit(dataset(frame)), pairs)
