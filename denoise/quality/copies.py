@@ -19,6 +19,9 @@ SHARED = 20
 SURE = 1e-6
 """How near to certain an answer may be where odds are taken."""
 
+AT_ONCE = 100_000
+"""Pairs of votes laid out by truth at once: an item of n votes has n(n − 1)/2 of them."""
+
 
 class Copies(NamedTuple):
     """first, second: the P pairs compared, codes, [P]; finding: of each, the effect being the share
@@ -45,20 +48,29 @@ def copies(crowd: Crowd) -> Copies:
     if not len(one):
         none = np.empty(0)
         return Copies(one, two, Finding(none, none, none, none, none), 0.0)
-    who = (votes.annotator[one].astype(np.int64), votes.annotator[two].astype(np.int64))
-    keys, pair = np.unique(who[0] * votes.n_annotators + who[1], return_inverse=True)
-    q = crowd.without(one, two)
-    misled = _misled(crowd, one, two)
-    pi_one, pi_two = (_on_the_item(crowd, v, misled) for v in (one, two))
-    apart = (q * pi_one * pi_two).sum(1)
-    together = (q * 0.5 * (pi_one + pi_two)).sum(1) * (votes.label[one] == votes.label[two])
-    slope = together - apart
-    whole = share(np.zeros(len(pair), np.int64), apart, slope, 1)
-    common = max(float(whole.value[0]), 0.0)
+    key = votes.annotator[one].astype(np.int64) * votes.n_annotators + votes.annotator[two]
+    keys, pair = np.unique(key, return_inverse=True)
+    apart, slope = np.empty((2, len(one)))
+    step = max(AT_ONCE, len(votes.label))  # each part sums all votes anew
+    for begin in range(0, len(one), step):
+        part = slice(begin, begin + step)
+        apart[part], slope[part] = _likelihoods(crowd, one[part], two[part])
+    common = max(float(share(np.zeros_like(pair), apart, slope, 1).value[0]), 0.0)
     each = share(pair, apart, slope, len(keys))
     n = np.bincount(pair, minlength=len(keys)).astype(np.float64)
     finding = Finding(each.above(common), each.value, each.low, each.high, n)
     return Copies(keys // votes.n_annotators, keys % votes.n_annotators, finding, common)
+
+
+def _likelihoods(crowd: Crowd, one: np.ndarray, two: np.ndarray) -> tuple[Floats, Floats]:
+    """P(both votes) where c = 0, and how much more it is where c = 1, [T] each."""
+    label = crowd.votes.label
+    q = crowd.without(one, two)
+    misled = _misled(crowd, one, two)
+    pi_one, pi_two = (_on_the_item(crowd, v, misled) for v in (one, two))
+    apart = (q * pi_one * pi_two).sum(1)
+    together = (q * 0.5 * (pi_one + pi_two)).sum(1) * (label[one] == label[two])
+    return apart, together - apart
 
 
 def _misled(crowd: Crowd, one: np.ndarray, two: np.ndarray) -> Floats:

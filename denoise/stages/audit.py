@@ -88,13 +88,17 @@ def audit(
         time: the column of when an answer was given, else `timestamp`.
         slices: columns by whose values annotators are compared with themselves.
         model: of labels, as `em_labels`.
-        evidence: options of `em` for pairs: `scores`, `margin_column` and so on.
+        evidence: options of `em` for pairs, but for `mode` and `pool`: `scores`, `margin_column`
+            and so on.
 
     Raises:
         InputError: a table departs from its contract, a column is not there, or an option is wrong.
     """
     if not data.is_preference and (idle := sorted(k for k, v in evidence.items() if v is not None)):
         refuse("means nothing to labels", column=idle[0], fix="leave it out")
+    for name in ("mode", "pool"):  # without the votes' shared truth there is nothing to judge by
+        if name in evidence:
+            refuse(f"{name} means nothing to an audit", fix="leave it out")
     options = {"model": model, "threads": threads, **evidence}
     blind = judged(data, **options)
     truth, foreign = answers_known(data, truth, blind)

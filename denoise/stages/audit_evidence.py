@@ -27,17 +27,18 @@ CORE = ("item_id", "annotator_id", "label")
 class Judged:
     """n votes of K annotators on J items with C classes, and what EM made of them.
 
-    rows: of the votes, in their order: `item_id`, `annotator_id`, `label`, and the source's
-    columns; places: of these rows in the data, [n]; items, annotators, classes: the names behind
-    the codes. counts: votes of each class, ties being one more of a pair's, and an annotator's
-    repeated votes on an item counted once, [J, C or C + 1]; posterior: P(truth), [J, C];
-    confusion: [K, C, C] (truth, label); class_prior: before the votes, [C] or [J, C]; result: of
-    EM; n_not_counted: repeated votes left out.
+    rows: of the votes, in their order: `item_id`, `annotator_id`, `label`; source: their columns in
+    the data, whatever they are called; places: of these rows in the data, [n]; items, annotators,
+    classes: the names behind the codes. counts: votes of each class, ties being one more of a
+    pair's, and an annotator's repeated votes on an item counted once, [J, C or C + 1]; posterior:
+    P(truth), [J, C]; confusion: [K, C, C] (truth, label); class_prior: before the votes, [C] or
+    [J, C]; result: of EM; n_not_counted: repeated votes left out.
     in_shown_order: whether the source orders two responses otherwise than by the choice.
     """
 
     votes: Answers
     rows: pl.DataFrame
+    source: pl.DataFrame
     places: np.ndarray
     items: pl.Series
     annotators: pl.Series
@@ -76,14 +77,14 @@ class Judged:
         Raises:
             InputError: there is no such column.
         """
-        if name in self.rows.columns:
-            return self.rows[name]
+        if name in self.source.columns:
+            return self.source[name]
         if self.pairs is not None and name in self.pairs.columns:
             ids = self.pairs.select(item_id=pl.col("pair_id").cast(pl.String), found=name)
             rows = self.rows.select("item_id")
             return rows.join(ids, on="item_id", how="left", maintain_order="left")["found"]
         of_pairs = [] if self.pairs is None else self.pairs.columns
-        there = [n for n in dict.fromkeys((*self.rows.columns, *of_pairs)) if n not in CORE]
+        there = [n for n in dict.fromkeys((*self.source.columns, *of_pairs)) if n not in CORE]
         fix = f"columns are {', '.join(map(quote, there)) or 'only items, annotators and labels'}"
         refuse("the data have no such column", column=name, fix=fix)
 
@@ -123,7 +124,8 @@ def _labels(data: Dataset, truth: pl.DataFrame | None, model: str, threads: int 
         prior = prior / prior.sum(1, keepdims=True)
     return Judged(
         votes=votes,
-        rows=ordered,
+        rows=ordered.select(CORE),
+        source=ordered,
         places=places,
         items=items,
         annotators=annotators,
@@ -145,7 +147,7 @@ def _pairs(
     result = em(data, truth=truth, threads=threads, **evidence)
     pairs, votes = data.preferences()
     made = data.provenance.settings
-    rows = votes.with_columns(
+    rows = votes.select(
         item_id=pl.col("pair_id").cast(pl.String),
         annotator_id=pl.col("annotator_id").cast(pl.String),
         label=pl.col("vote").cast(pl.String),
@@ -172,6 +174,7 @@ def _pairs(
     return Judged(
         votes=as_answers(ordered, items, annotators, classes),
         rows=ordered,
+        source=votes[places],
         places=places,
         items=items,
         annotators=annotators,

@@ -100,9 +100,14 @@ def findings(
         slices: columns by whose values annotators are compared with themselves.
 
     Raises:
-        InputError: there is no such column.
+        InputError: there is no such column, or its values are no names of slices.
     """
     parts = {name: crowd.column(name) for name in slices}
+    for name, values in parts.items():
+        kind = values.dtype
+        if kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Object):
+            fix = "slice by text, numbers or dates"
+            refuse("wrong type", column=name, found=str(kind), fix=fix)
     when = _times(crowd, time)
     nobody = np.full(len(crowd.annotators), np.nan)
     votes = crowd.votes
@@ -187,7 +192,7 @@ def _first(crowd: Judged) -> tuple[np.ndarray, np.ndarray]:
     `shown_first` says so; else it is the first response of the source's row, where the source does
     not order them by the choice.
     """
-    rows = crowd.rows
+    rows = crowd.source
     if "shown_first" in rows.columns:
         shown = rows["shown_first"].cast(pl.String)
         return (shown == "a").fill_null(False).to_numpy(), shown.is_in(["a", "b"]).to_numpy()
@@ -232,7 +237,7 @@ def _times(crowd: Judged, column: str | None) -> Floats | None:
     Raises:
         InputError: the column that was named holds no times.
     """
-    values = crowd.column(column) if column else crowd.rows.get_column("timestamp", default=None)
+    values = crowd.column(column) if column else crowd.source.get_column("timestamp", default=None)
     seconds = None if values is None else epoch_seconds(values)
     if seconds is not None and np.isfinite(seconds).any():
         return seconds
@@ -253,9 +258,9 @@ def _drift(
 
 
 def _speed(crowd: Judged, right: Floats, seed: int) -> Speed | None:
-    if "seconds" not in crowd.rows.columns:
+    if "seconds" not in crowd.source.columns:
         return None
-    seconds = crowd.rows["seconds"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
+    seconds = crowd.source["seconds"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
     if not (np.isfinite(seconds) & (seconds > 0)).any():
         return None
     votes = crowd.votes
@@ -268,13 +273,13 @@ def _slices(
     """Whether an annotator is worse in one slice than in the others, beyond what all are."""
     votes = crowd.votes
     for column, values in parts.items():
-        values = values.cast(pl.String)
+        values = values.cast(pl.String).alias("value")  # its own name may be the count's
         largest = (
             values.drop_nulls()
-            .value_counts(sort=True, name="n")
-            .sort("n", values.name, descending=[True, False])
+            .value_counts(sort=True, name="count")
+            .sort("count", "value", descending=[True, False])
         )
-        names = largest[values.name].head(MOST_SLICES)
+        names = largest["value"].head(MOST_SLICES)
         kept = values.is_in(names.implode()).fill_null(False).to_numpy()
         part = codes(values.filter(pl.Series(kept)), names)
         who = votes.annotator[kept].astype(np.int64)

@@ -156,7 +156,8 @@ def clean_labels(result: AuditResult) -> pl.DataFrame:
         assert isinstance(crowd.result, LabelsResult)
         return crowd.result.items.drop("entropy")
     best = pl.DataFrame({"pair_id": crowd.items, "for_a": crowd.posterior[:, 0]})
-    pairs = crowd.pairs.with_columns(pl.col("pair_id").cast(pl.String))
+    pairs = crowd.pairs.drop("for_a", strict=False)  # it would stand in the place of ours
+    pairs = pairs.with_columns(pl.col("pair_id").cast(pl.String))
     a_is_better = pl.col("for_a") >= 0.5
     first, second = pl.col("response_a"), pl.col("response_b")
     return pairs.join(best, on="pair_id", how="inner", maintain_order="left").select(
@@ -174,7 +175,6 @@ _OF_PAIRS = {
     "chosen",
     "rejected",
     "confidence",
-    "for_a",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from denoise.crowd.answers import answers
 from denoise.quality.bias import bias
+from denoise.quality.copies import copies
 from denoise.quality.finding import Finding, discoveries
 from denoise.quality.mixture import share
 from denoise.quality.others import Crowd
@@ -133,6 +135,29 @@ def test_copies_of_those_who_err_are_found():
         world = crowd(seed, trouble=True, source=0.85)
         flags = audited(world)["copies"]
         assert flags >= {tuple(sorted(pair)) for pair in world.copied}
+
+
+def test_pairs_of_votes_laid_out_in_parts_say_the_same_in_less_memory(monkeypatch):
+    rng = np.random.default_rng(0)
+    n_items, n_annotators, n_classes = 25, 60, 3
+    item, annotator = np.divmod(np.arange(n_items * n_annotators), n_annotators)
+    label = rng.integers(n_classes, size=len(item))
+    votes = answers(item, annotator, label, n_items, n_annotators, n_classes)
+    confusion = rng.dirichlet(np.ones(n_classes), (n_annotators, n_classes))
+    crowd_ = Crowd(votes, confusion, np.full(n_classes, 1 / n_classes))
+    found, peak = {}, {}
+    for at_once in (10**9, 1):  # a part has no fewer than there are votes, 1,500
+        monkeypatch.setattr("denoise.quality.copies.AT_ONCE", at_once)
+        tracemalloc.start()
+        found[at_once] = copies(crowd_)
+        peak[at_once] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    whole, parts = found.values()
+    assert len(whole.first) == 60 * 59 // 2 and np.isfinite(whole.finding.p_value).all()
+    np.testing.assert_array_equal((whole.first, whole.second), (parts.first, parts.second))
+    np.testing.assert_allclose(whole.finding, parts.finding, rtol=1e-9)
+    assert whole.common == pytest.approx(parts.common, rel=1e-9)
+    assert peak[1] < peak[10**9] / 2
 
 
 def test_clean_crowds_have_no_flags():

@@ -184,6 +184,14 @@ def test_pairs_of_responses_with_margins():
     assert found.summary["expected_wrong_items"] < without.summary["expected_wrong_items"]
 
 
+def test_clean_labels_are_the_votes_whatever_the_columns_of_the_pairs_are_called():
+    data = simulate(60, 5, 3, seed=1).dataset()
+    own = {name: pl.lit(0.0) for name in ("for_a", "for_a_right", "confidence")}
+    found = audit(Dataset(data.provenance, data.pairs.with_columns(**own), data.votes))
+    expected = clean_labels(audit(data))
+    assert_frame_equal(clean_labels(found).select(expected.columns), expected)
+
+
 def test_votes_that_name_nobody_say_nothing_of_anyone():
     data = simulate(200, 5, 2, seed=1).dataset()
     votes = data.votes.with_columns(annotator_id=pl.lit("all"))
@@ -207,6 +215,49 @@ def test_columns_of_the_source_may_be_called_row_found_and_more(audited):
     plain = audit(Dataset(data.provenance, pairs=pairs, votes=data.votes), **options)
     for name, table in result_tables(plain).items():
         assert_frame_equal(result_tables(own)[name], table)
+
+
+@pytest.mark.parametrize("name", ["n", "count", "value", "slice", "len"])
+def test_a_slice_may_have_the_name_of_a_column_that_is_made(audited, name):
+    frame, _ = labels()
+    found = audit(dataset(frame.rename({"topic": name})), slices=(name,))
+    assert_frame_equal(found.slices.drop("slice"), audited.slices.drop("slice"))
+    other = pl.col("other").str.replace("topic", name)
+    assert_frame_equal(found.findings, audited.findings.with_columns(other))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pl.Series([["x"]]),
+        pl.Series([["x"]], dtype=pl.Array(pl.String, 1)),
+        pl.Series([{"x": 1}]),
+        pl.Series([b"\xff"]),
+        pl.Series([1], dtype=pl.Duration("us")),
+    ],
+)
+def test_a_slice_by_a_column_that_is_no_text_is_refused(values):
+    frame, _ = labels(n_items=20)
+    frame = frame.with_columns(odd=values.new_from_index(0, len(frame)))
+    with pytest.raises(InputError, match="column 'odd': wrong type"):
+        audit(dataset(frame), slices=("odd",))
+
+
+def test_pairs_are_sliced_by_columns_of_the_source_that_are_called_label_and_item_id():
+    data = simulate(60, 5, 3, seed=1).dataset()
+    pairs = data.pairs.with_columns(item_id=pl.Series(["x", "y"] * 30))
+    own = pl.Series(["red", "green", "blue"] * 60)
+    votes = data.votes.with_columns(label=own).sample(fraction=1.0, shuffle=True, seed=0)
+    found = audit(Dataset(data.provenance, pairs, votes), slices=("label", "item_id"))
+    assert set(found.slices.filter(slice="item_id")["value"]) == {"x", "y"}
+    votes = votes.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    rows = found.votes.join(votes, on="row", suffix="_own", validate="1:1")
+    assert (rows["annotator_id"] == rows["annotator_id_own"]).all()
+    table = found.annotator_slices.filter(slice="label").select("annotator_id", "value", "n_votes")
+    counts = rows.group_by("annotator_id", value="label_own").agg(n_votes=pl.len().cast(pl.Int64))
+    assert_frame_equal(table, counts, check_row_order=False)
+    with pytest.raises(InputError, match="no such column"):
+        audit(data, slices=("label",))
 
 
 def test_ties_count_in_agreement_and_as_no_vote():
@@ -287,6 +338,9 @@ def test_what_cannot_be_audited_is_refused():
         audit(dataset(frame), margin_column="margin")
     with pytest.raises(InputError, match="holds no times"):
         audit(dataset(frame), time="topic")
+    for name, value in {"mode": "paper", "pool": False}.items():
+        with pytest.raises(InputError, match=f"{name} means nothing to an audit"):
+            audit(simulate(50, 3, 2).dataset(), margin_column="margin", **{name: value})
     pairs = audit(simulate(50, 3, 2).dataset())
     with pytest.raises(InputError, match="labels and preferences"):
         compare(audit(dataset(frame)), pairs)
