@@ -225,6 +225,12 @@ def _at(there: UPath, path: str) -> UPath:
     return there.with_segments(f"{there.protocol}://{path}")
 
 
+def holds(outer: Place, inner: Place) -> bool:
+    """Whether both are one place, or the second lies in the first."""
+    outer, inner = (each.resolve() if isinstance(each, Path) else each for each in (outer, inner))
+    return outer == inner or outer in inner.parents
+
+
 def is_pattern(where: Place) -> bool:
     """Whether the name is a pattern such as part-*.jsonl, and no file of that very name."""
     return any(c in str(where) for c in "*?[") and not exists(where)
