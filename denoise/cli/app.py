@@ -220,6 +220,7 @@ def key_values(option: str, given: Sequence[str]) -> dict[str, Any]:
     import json
 
     from denoise.errors import Fault, raise_any
+    from denoise.plain import without_credentials
 
     wrong = []
     values: dict[str, Any] = {}
@@ -228,7 +229,8 @@ def key_values(option: str, given: Sequence[str]) -> dict[str, Any]:
         key = name.strip().replace("-", "_")
         if not sign:
             fix = "a name, an equals sign and a value"
-            wrong.append(Fault(f"{option} is not KEY=VALUE", found=text, fix=fix))
+            found = without_credentials(text)
+            wrong.append(Fault(f"{option} is not KEY=VALUE", found=found, fix=fix))
         elif key in values:
             wrong.append(Fault(f"{option} {key} is given twice", fix="give it once"))
         try:
