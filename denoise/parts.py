@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 
 from denoise import places, tables
@@ -14,13 +16,13 @@ class Parts:
     """A directory of finished pieces, `NAME-00000.parquet` and so on, all of one provenance.
 
     Raises:
-        InputError: the directory holds pieces of other inputs or settings.
+        InputError: the directory holds pieces of other inputs or settings, or something else.
     """
 
     def __init__(self, directory: Place, provenance: Provenance) -> None:
         self.directory = directory
         self.provenance = provenance
-        kept = tables.read_manifest(directory)
+        kept = begun(directory, provenance.made_by)
         if not self._files(""):
             self._begin()
             return
@@ -30,12 +32,6 @@ class Parts:
                 f"holds the unfinished work of a run with other {changed}",
                 file=directory,
                 fix="repeat that command to finish it, remove the directory, or give another --out",
-            )
-        if kept is None:
-            refuse(
-                "is not unfinished work of denoise",
-                file=directory,
-                fix="remove it, or give another --out",
             )
 
     def _begin(self) -> None:
@@ -55,6 +51,35 @@ class Parts:
         """The pieces whose names start so, in their order."""
         found = places.files_below(self.directory).items()
         return [f for name, f in found if name.startswith(start) and name.endswith(".parquet")]
+
+
+def begun(directory: Place, made_by: str) -> Provenance | None:
+    """What the unfinished work of a command in a directory is made from; None where there is none.
+
+    Raises:
+        InputError: the directory holds something else.
+    """
+    kept = tables.read_manifest(directory)
+    # A command may have been killed while it wrote the manifest, which comes first.
+    others = places.files_below(directory).keys() - {f".{tables.MANIFEST}.tmp"}
+    if others and (kept is None or kept.made_by != made_by):
+        refuse(
+            "is not unfinished work of denoise",
+            file=directory,
+            fix="remove it, or give another --out",
+        )
+    return kept
+
+
+def remove(directory: Place) -> None:
+    """Remove unfinished work, the manifest last: after a kill the rest is still known as such."""
+    if isinstance(directory, Path) and directory.is_dir():
+        for path in directory.iterdir():
+            if path.is_dir():
+                places.remove(path)
+            elif path.name != tables.MANIFEST:
+                path.unlink()
+    places.remove(directory)
 
 
 def changes(kept: Provenance, wanted: Provenance) -> str:

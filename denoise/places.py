@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -33,6 +34,9 @@ AT_ONCE = 16
 """Files that a store is asked for at a time."""
 
 _SMALL = 1 << 20
+
+_PROBE = re.compile(r"\..+\.[0-9a-f]{8}\.probe")
+"""A file of `check_writable`, which stays where nothing may be removed, or after a kill."""
 
 _LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "huggingface_hub", "aiohttp")
 
@@ -158,7 +162,8 @@ def _listed(directory: UPath) -> dict[str, tuple[str, Mapping[str, Any]]]:
     keys = (key for key in found if key.startswith(above))
     named = {tuple(key.removeprefix(above).split("/")): key for key in keys}
     for name in list(named):
-        if not name[-1]:  # the mark of a folder, as the stores' own pages make it
+        # The mark of a folder, as the stores' own pages make it, or what is no part of a result.
+        if not name[-1] or _PROBE.fullmatch(name[-1]):
             del named[name]
         elif set(name) & {"", ".", ".."}:
             fix = "rename it, or give a directory without it"
@@ -218,6 +223,12 @@ def is_hidden(name: str) -> bool:
 def _at(there: UPath, path: str) -> UPath:
     """A path in the store that holds another place."""
     return there.with_segments(f"{there.protocol}://{path}")
+
+
+def holds(outer: Place, inner: Place) -> bool:
+    """Whether both are one place, or the second lies in the first."""
+    outer, inner = (each.resolve() if isinstance(each, Path) else each for each in (outer, inner))
+    return outer == inner or outer in inner.parents
 
 
 def is_pattern(where: Place) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 # C0, DEL and C1 controls (so escape sequences), line and paragraph separators, bidirectional
 # marks, embeddings, overrides and isolates, zero-width characters, tag characters, lone surrogates.
@@ -34,3 +36,53 @@ def without_credentials(source: str) -> str:
     source = re.sub(r"(\w+://)[^/\s@]*@", r"\1", source)
     source = re.sub(r"(\w+://[^\s?#]*)[?#]\S*", r"\1", source)
     return re.sub(r"\b(hf_[A-Za-z0-9]{16,}|gh[a-z]_\w{30,}|sk-[\w-]{20,})", "***", source)
+
+
+_SECRET = re.compile(r"(\S*?)[^a-z0-9]*(token|key|secret|password|passwd|credentials?)")
+_NO_SECRET = frozenset(
+    (
+        *("pad", "eos", "bos", "unk", "sep", "cls", "mask", "image", "video", "audio", "stop"),
+        *("prompt", "chosen", "rejected", "input", "output", "label", "text", "messages", "system"),
+    )
+)
+"""Tokens that are part of a text, and keys that name a column: results depend on them."""
+
+
+def _names_a_secret(name: str) -> bool:
+    found = _SECRET.fullmatch(name.lower())
+    return bool(found) and re.split("[^a-z0-9]", found[1])[-1] not in _NO_SECRET
+
+
+def without_secrets(value: Any) -> Any:
+    """Settings without the values that their names call secret, and without credentials."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, Mapping):
+        return {
+            name: "***"
+            if _names_a_secret(str(name)) and of is not None and not isinstance(of, bool)
+            else without_secrets(of)
+            for name, of in value.items()
+        }
+    return type(value)(map(without_secrets, value)) if isinstance(value, list | tuple) else value
+
+
+_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+""")
+
+
+def command_without_secrets(command: str) -> str:
+    """A command line without the values of `--api-key VALUE` and `TOKEN=VALUE`, else as typed."""
+    follows = False
+
+    def told(found: re.Match[str]) -> str:
+        nonlocal follows
+        word = found[0]
+        name, sign, value = re.sub(r"['\"\\]", "", word).partition("=")
+        hidden = follows and not word.startswith(("-", "{"))
+        is_secret = _names_a_secret(name)
+        follows = is_secret and not sign and name.startswith("-")
+        if hidden:
+            return "***"
+        return f"{name}=***" if is_secret and value and not value.startswith("{") else word
+
+    return without_credentials(_WORD.sub(told, command))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from denoise import parquet, places, tables
-from denoise.errors import InputError, refuse
+from denoise.errors import refuse
 from denoise.places import Place
 from denoise.tables import Provenance
 
@@ -70,17 +70,7 @@ def _stands_for(path: Place) -> list[Place]:
 
 def check_scores_out(path: Place) -> None:
     """Refuse to replace a file that `score` did not make."""
-    tables.check_writable(path)
-    if path.is_dir():
-        refuse("is a directory, where a file is to be written", file=path, fix="give a .parquet")
-    if path.exists():
-        try:
-            made = tables.read_provenance(path)
-        except InputError:
-            made = None
-        if made is None or made.made_by != "score":
-            fix = "remove it, or give another --out"
-            refuse("is no whole table that `denoise score` made", file=path, fix=fix)
+    tables.check_table_out(path, "score")
 
 
 def write_scores(result: Scores, path: Place) -> None:

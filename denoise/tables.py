@@ -252,6 +252,21 @@ def check_out(out: Place, made_by: str) -> None:
         )
 
 
+def check_table_out(out: Place, made_by: str) -> None:
+    """Refuse to replace a file that is no whole table of the same command."""
+    check_writable(out)
+    if out.is_dir():
+        refuse("is a directory, where a file is to be written", file=out, fix="give a .parquet")
+    if out.exists():
+        try:
+            made = read_provenance(out)
+        except InputError:
+            made = None
+        if made is None or made.made_by != made_by:
+            fix = "remove it, or give another name"
+            refuse(f"is no whole table that `denoise {made_by}` made", file=out, fix=fix)
+
+
 def _is_empty(directory: Place) -> bool:
     # In a store an empty folder is a file of its name.
     remote = places.is_remote(directory)

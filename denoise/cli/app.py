@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from denoise.places import Place, place, scheme_of
 if TYPE_CHECKING:
     from denoise.cluster import Workers
     from denoise.dataset import Dataset
+    from denoise.errors import Fault
 
 claims = ExitStack()
 """What this command alone may write to; `main` lets go of it."""
@@ -120,6 +122,50 @@ def claim(out: Place, made_by: str | None = None) -> None:
         tables.check_out(out, made_by)
 
 
+def check_apart(
+    directories: Mapping[str, Place | None],
+    inputs: Mapping[str, str | Place | None],
+    files: Mapping[str, Place | None] | None = None,
+) -> list[Fault]:
+    """Faults of outputs that would take the place of one another, or of what is read, by option.
+
+    An output is one of the directories, which are replaced with all that lies in them, or a file.
+    """
+    from denoise.errors import Fault
+    from denoise.places import holds, is_pattern, is_remote
+
+    outputs = {**(files or {}), **directories}
+    given = {option: out for option, out in outputs.items() if out is not None}
+
+    def replaces(option: str, where: Place) -> bool:
+        out = given[option]
+        return holds(out, where) and (option in directories or holds(where, out))
+
+    pairs = [
+        (option, one)
+        for (one, first), (option, second) in combinations(given.items(), 2)
+        if replaces(one, second) or replaces(option, first)
+    ]
+    for name, source in inputs.items():
+        where = None if source is None else place(source)
+        pairs += [
+            (option, name)
+            for option in given
+            if where is not None
+            and replaces(option, where)
+            # else it is the name of something on the hub
+            and (is_remote(where) or where.exists() or is_pattern(where))
+        ]
+    return [
+        Fault(
+            f"{option} would take the place of {other}",
+            file=given[option],
+            fix=f"give another {option}",
+        )
+        for option, other in pairs
+    ]
+
+
 def load(
     source: str,
     map_: Sequence[str],
@@ -174,6 +220,7 @@ def key_values(option: str, given: Sequence[str]) -> dict[str, Any]:
     import json
 
     from denoise.errors import Fault, raise_any
+    from denoise.plain import without_credentials
 
     wrong = []
     values: dict[str, Any] = {}
@@ -182,7 +229,8 @@ def key_values(option: str, given: Sequence[str]) -> dict[str, Any]:
         key = name.strip().replace("-", "_")
         if not sign:
             fix = "a name, an equals sign and a value"
-            wrong.append(Fault(f"{option} is not KEY=VALUE", found=text, fix=fix))
+            found = without_credentials(text)
+            wrong.append(Fault(f"{option} is not KEY=VALUE", found=found, fix=fix))
         elif key in values:
             wrong.append(Fault(f"{option} {key} is given twice", fix="give it once"))
         try:

@@ -111,11 +111,19 @@ def audit(
     if compare is not None:
         fix = "audit each batch by itself for that"
         wrong += [Fault(f"{o} means nothing to --compare", fix=fix) for o in alone if alone[o]]
+    read = {"SOURCE": source, **dict(zip("AB", compare or (), strict=False))}
+    wrong += shared.check_apart(
+        {"--csv": csv, "--parquet": parquet},
+        {**read, "--truth": truth, "--scores": scores, "--texts": texts},
+        files={"--out": out, "--clean": clean, "--json": json_},
+    )
     raise_any(wrong)
     least = outputs.gates(fail_under) if fail_under is not None else {}
     outputs.check_report(out)
-    for file in filter(None, (clean, json_)):
-        tables.check_writable(file)
+    if clean:
+        tables.check_table_out(clean, "audit")
+    if json_:
+        outputs.check_json(json_)
     for file in filter(None, (out, clean, json_)):
         shared.claim(file)
     for directory in filter(None, (csv, parquet)):

@@ -59,14 +59,15 @@ def refuse_code(context: typer.Context, allowed: bool) -> None:
         InputError: there is one, and `--allow-commands` was not given.
     """
     from denoise.errors import Fault, raise_any
+    from denoise.plain import command_without_secrets
 
     raise_any(
         Fault(
             f"the configuration file sets {name}, which runs other people's code",
-            found=context.params[name],
+            found=command_without_secrets(given) if isinstance(given, str) else given,
             fix="read it, and give --allow-commands",
         )
-        for name in CODE
+        for name, given in ((name, context.params[name]) for name in CODE)
         if not allowed
         and context.default_map
         and context.default_map.get(name)

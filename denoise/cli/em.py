@@ -93,10 +93,12 @@ def em(
     """Infer each label's confidence and each annotator's reliability."""
     from denoise.cli.console import next_step, say
     from denoise.cluster import check_engine
-    from denoise.errors import naming_files, refuse
+    from denoise.errors import naming_files, raise_any, refuse
     from denoise.importers.files import read_file
     from denoise.stages import em as stage
 
+    read = {"DATA": source, "--scores": scores, "--truth": truth, "--init": init, "--texts": texts}
+    raise_any(shared.check_apart({"--out": out}, read))
     shared.claim(out, "em")
     options = {
         "loss": loss,

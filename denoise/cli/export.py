@@ -69,13 +69,15 @@ def export(
     """Write the weighted dataset: prompt, chosen, rejected, weight."""
     from denoise import schema, tables
     from denoise.cli.console import say
-    from denoise.errors import naming_files, refuse
+    from denoise.errors import naming_files, raise_any, refuse
     from denoise.stages import export as stage
     from denoise.stages.em import read_em
     from denoise.stages.formats import find, next_step
     from denoise.stages.hub import push_to_hub as upload
     from denoise.stages.strategies import check_for_reward, for_reward_model, with_strategy
 
+    read = {"DATA": source, "EM_DIR": em_dir, "--texts": texts}
+    raise_any(shared.check_apart({"--out": out}, read))
     shared.claim(out, "export")
     of_format = find(format_)
     if for_ not in ("policy", "reward"):

@@ -31,7 +31,9 @@ def import_(
     """Read data of any common form into tables of pairs and votes."""
     from denoise.cli.console import next_step, say
     from denoise.dataset import write_dataset
+    from denoise.errors import raise_any
 
+    raise_any(shared.check_apart({"--out": out}, {"SOURCE": source, "--texts": texts}))
     shared.claim(out, "import")
     data = shared.load(source, map_, aspect, split, texts, format_)
     write_dataset(data, out)

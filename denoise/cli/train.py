@@ -101,7 +101,7 @@ def train(
     """Train a policy on weighted pairs, with TRL."""
     from denoise import processes, tables
     from denoise.cli.console import let_the_first_process_speak, next_step, say
-    from denoise.errors import naming_files, refuse
+    from denoise.errors import naming_files, raise_any, refuse
     from denoise.places import is_remote
     from denoise.published import workshop
     from denoise.stages import train as stage
@@ -118,6 +118,9 @@ def train(
     if processes.count() > 1 and is_remote(out):
         fix = "give a directory that all of them see"
         refuse("several processes cannot train into a store", file=out, fix=fix)
+    read = {"DATA": source, "--pairs": pairs, "--scores": scores, "--evaluation": evaluation}
+    read |= {"--model": model, "--reference": reference, "--texts": texts}
+    raise_any(shared.check_apart({"--out": out}, read))
     if processes.is_first():
         shared.claim(out)
     tables.check_out(out, "train")

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from denoise import schema, tables
+from denoise.parts import remove
 from denoise.rounds import rows as training
 from denoise.rounds.job import Job
 from denoise.scores import Scores
@@ -65,7 +66,7 @@ def _score_fold(job: Job, number: int, fold: int, rows: Export) -> tuple[pl.Data
         made = replace(planned.provenance, inputs=inputs)
         _score(replace(planned, provenance=made), file, job)
     # Killed after the file was written, the work that it was made from is still there.
-    shutil.rmtree(unfinished_work(file), ignore_errors=True)
+    remove(unfinished_work(file))
     _remove_policies(job, number, fold)
     frame = tables.read_frame(file).with_columns(fold=pl.lit(fold, pl.Int64))
     return frame, made
@@ -76,7 +77,7 @@ def _score(planned: Plan, file: Path, job: Job) -> None:
     work = unfinished_work(file)
     kept = tables.read_manifest(work)
     if kept is not None and kept.run_id != planned.provenance.run_id:
-        shutil.rmtree(work)
+        remove(work)
     score_to_file(planned, file, job.announce, job.progress)
 
 

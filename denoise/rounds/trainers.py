@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from denoise import tables
 from denoise.errors import Fault, RunError, raise_any, refuse
-from denoise.plain import plain
+from denoise.plain import command_without_secrets, plain
 from denoise.stages import formats
 from denoise.stages.export import Export, write_export
 from denoise.stages.strategies import with_strategy
@@ -93,16 +93,14 @@ class CommandTrainer:
         try:
             words = shlex.split(self.template)
         except ValueError as error:
-            refuse("--train-command is not whole", found=self.template, fix=f"mend it: {error}")
+            refuse("--train-command is not whole", found=self._told, fix=f"mend it: {error}")
         try:
             named = {name for word in words for _, name, _, _ in Formatter().parse(word)} - {None}
         except ValueError as error:
             fix = f"{error}; a brace that is meant is written twice"
-            refuse("--train-command has a stray brace", found=self.template, fix=fix)
+            refuse("--train-command has a stray brace", found=self._told, fix=fix)
         faults = [
-            Fault(
-                f"--train-command has no {{{name}}}", found=self.template, fix="say where it goes"
-            )
+            Fault(f"--train-command has no {{{name}}}", found=self._told, fix="say where it goes")
             for name in ("data", "out")
             if name not in named
         ]
@@ -113,13 +111,21 @@ class CommandTrainer:
         ]
         raise_any(faults)
         if shutil.which(words[0]) is None:
-            refuse("there is no such program", found=words[0], fix="check --train-command")
+            refuse(
+                "there is no such program",
+                found=command_without_secrets(words[0]),
+                fix="check --train-command",
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The command, as it was typed, and what it reads."""
-        told = {"trainer": self.template, "format": self.format, "seed": self.seed}
+        """The command, as it was typed but for secrets, and what it reads."""
+        told = {"trainer": self._told, "format": self.format, "seed": self.seed}
         return {**told, "strategy": "sample"} if self._draws else told
+
+    @property
+    def _told(self) -> str:
+        return command_without_secrets(self.template)
 
     @property
     def _draws(self) -> bool:
@@ -150,7 +156,7 @@ class CommandTrainer:
         self._run(self._words(self._given(data), model, unfinished), log)
         if not any((unfinished / name).is_file() for name in CONFIGURATIONS):
             raise RunError(
-                f"{plain(self.template)} ended well and left no model in {unfinished}; see {log}"
+                f"{plain(self._told)} ended well and left no model in {unfinished}; see {log}"
             )
         tables.write_text(provenance.to_json() + "\n", unfinished / tables.MANIFEST)
         shutil.rmtree(out, ignore_errors=True)

@@ -14,6 +14,7 @@ from denoise.places import scheme_of
 from denoise.plain import plain, quote, without_credentials
 
 _LONGEST_NAME = 255
+_ADAPTER = "adapter_model.safetensors"
 _CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 
 
@@ -82,6 +83,14 @@ def _directory(
         if not isinstance(base_name, str) or not base_name:
             refuse(
                 "the adapter names no base model", file=adapter, column="base_model_name_or_path"
+            )
+        if weights and not (path / _ADAPTER).is_file():
+            # PEFT would read the pickle, which is no part of the identity.
+            refuse(
+                f"the adapter has no {_ADAPTER}, and weights are read from safetensors only",
+                file=path,
+                fix="if you trust its adapter_model.bin, PeftModel.from_pretrained(base, "
+                "directory).save_pretrained(directory) writes it",
             )
         base_shown = without_credentials(base_name)
         announce(f"{name} is an adapter; its base model is {base_shown}")
@@ -257,7 +266,7 @@ def _adapted(directory: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
     prefix = "base_model.model."
-    file = directory / "adapter_model.safetensors"
+    file = directory / _ADAPTER
     try:
         with safe_open(file, framework="np") as weights:
             names = [name for name in weights.keys() if name.startswith(prefix)]  # noqa: SIM118

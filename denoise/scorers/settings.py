@@ -9,7 +9,7 @@ from typing import Any
 
 from denoise.cluster import Workers
 from denoise.errors import Fault, raise_any
-from denoise.plain import without_credentials
+from denoise.plain import without_credentials, without_secrets
 from denoise.tokenise import RULES
 
 BACKENDS = (
@@ -172,7 +172,7 @@ class ScoreSettings:
         return wrong
 
     def of_the_numbers(self) -> dict[str, Any]:
-        """What the scores depend on, for their provenance: no device and no address."""
+        """What the scores depend on, for their provenance: no device, address or secret."""
         return {
             "backend": self.backend,
             "tokenize": self.tokenize,
@@ -182,7 +182,9 @@ class ScoreSettings:
             "batch_tokens": self.batch_tokens,
             "limit": self.limit,
             "shard": list(self.shard) if self.shard else None,
-            "engine_args": {k: v for k, v in self.engine_args.items() if k not in _OF_SPEED},
+            "engine_args": without_secrets(
+                {k: v for k, v in self.engine_args.items() if k not in _OF_SPEED}
+            ),
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -223,18 +223,30 @@ def below(summary: Mapping[str, Any], least: Mapping[str, float]) -> list[str]:
 
 def check_report(out: Place) -> None:
     """Refuse a report's name that is a directory, or a file that no audit wrote."""
+    _check_file(out, "report.html", lambda start: MARK.encode() in start)
+
+
+def check_json(out: Place) -> None:
+    """The same of an audit, or of what changed between two, as JSON."""
+    _check_file(out, "audit.json", lambda start: start.startswith(JSON_STARTS))
+
+
+def _check_file(out: Place, name: str, is_ours: Callable[[bytes], bool]) -> None:
     tables.check_writable(out)
     if out.is_dir():
-        refuse("is a directory, where a page is to be written", file=out, fix=f"{out}/report.html")
+        refuse("is a directory, where a file is to be written", file=out, fix=f"{out}/{name}")
     if out.is_file() and out.stat().st_size:
         with out.open("rb") as stream:
             start = stream.read(2000)
-        if MARK.encode() not in start:
+        if not is_ours(start):
             refuse(
                 "was not written by `denoise audit`, which would replace it",
                 file=out,
-                fix="give another --out, or remove it",
+                fix="give another name, or remove it",
             )
 
+
+JSON_STARTS = (b'{\n "annotators": [', b'{\n "a": {')
+"""How `tables.write_json` begins an audit, and what changed between two."""
 
 MARK = 'name="generator" content="denoise audit"'

@@ -16,7 +16,7 @@ from denoise.cluster import connected
 from denoise.dataset import Dataset
 from denoise.errors import RunError, raise_any, refuse
 from denoise.locks import locked
-from denoise.parts import Parts
+from denoise.parts import Parts, remove
 from denoise.places import Place
 from denoise.plain import without_credentials
 from denoise.progress import scoring_progress, waiting
@@ -384,5 +384,7 @@ def _to_file(
     if made is None or made.run_id != planned.provenance.run_id:
         result = run(planned, work, announce, progress)
         write_scores(result, path)
-    places.remove(work)
+    kept = tables.read_manifest(work)
+    if kept is not None and kept.run_id == planned.provenance.run_id:
+        remove(work)
     return result

@@ -12,7 +12,7 @@ import polars as pl
 
 from denoise import processes, schema, tables
 from denoise.errors import Fault, raise_any, refuse
-from denoise.parts import changes
+from denoise.parts import begun, changes, remove
 from denoise.stages.training_rows import REFERENCE, SKIPPED_SCHEMA, trainable
 from denoise.tables import Provenance
 from denoise.trainers.settings import TrainSettings
@@ -111,7 +111,7 @@ def train(
     earlier = tables.read_manifest(out)
     if earlier is not None and earlier.run_id == made.run_id:
         if processes.is_first() and earlier == tables.read_manifest(work):
-            shutil.rmtree(work)  # killed after the policy took its place
+            remove(work)  # killed after the policy took its place
         for note in notes:
             announce(note)
         return _read(out, made, notes)
@@ -156,7 +156,7 @@ def train(
             if names is not None and eta is not None:
                 tables.write_table(eta, staging / RELIABILITY_FILE, made)
                 tables.write_table(_trace(names, done.trace), staging / TRACE_FILE, made)
-        shutil.rmtree(work)
+        remove(work)
     return Trained(out, log, eta, skipped, made, True, notes + more)
 
 
@@ -197,7 +197,7 @@ def _trace(names: pl.Series, trace: Sequence[tuple[int, list[float]]]) -> pl.Dat
 
 def _claim(work: Path, made: Provenance, replace_unfinished: bool) -> None:
     """Make the directory of checkpoints this training's, or refuse that of another."""
-    kept = tables.read_manifest(work)
+    kept = begun(work, "train")
     if kept is not None and kept.run_id != made.run_id:
         if any(work.glob("checkpoint-*")) and not replace_unfinished:
             refuse(
@@ -205,7 +205,7 @@ def _claim(work: Path, made: Provenance, replace_unfinished: bool) -> None:
                 file=work,
                 fix="repeat that command to finish it, remove the directory, or give another --out",
             )
-        shutil.rmtree(work)
+        remove(work)
     work.mkdir(parents=True, exist_ok=True)
     tables.write_text(made.to_json() + "\n", work / tables.MANIFEST)
     shutil.rmtree(work / "weights", ignore_errors=True)

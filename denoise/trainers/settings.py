@@ -9,6 +9,7 @@ from typing import Any
 
 from denoise.errors import Fault, raise_any
 from denoise.losses import BETA, GAMMA, LOSSES
+from denoise.plain import without_secrets
 
 OBJECTIVES = ("mixture", "gibbs")
 METHODS = ("weighted", "online", "smoothing", "rdpo")
@@ -192,8 +193,9 @@ class TrainSettings:
         return beta, GAMMA if self.gamma is None else self.gamma
 
     def of_the_policy(self) -> dict[str, Any]:
-        """What the policy depends on, for its provenance; how often it is saved apart."""
+        """What the policy depends on, for its provenance: no secret, nor how often it is saved."""
         settings = asdict(self)
+        settings["trainer_args"] = without_secrets(self.trainer_args)
         del settings["save_steps"]
         beta, gamma = self.constants
         filled = {"objective": self.trains_on, "beta": beta}

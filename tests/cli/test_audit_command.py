@@ -85,6 +85,7 @@ def test_two_batches(folder):
     assert "Krippendorff's alpha" in done.stdout
     both = json.loads((folder / "both.json").read_text())
     assert both["a"]["n_votes"] == 900 and both["b"]["n_votes"] == 600
+    denoise(*words, cwd=folder)  # its own outputs are replaced
 
 
 def test_no_name_is_left_with_anonymize(folder):
@@ -115,6 +116,48 @@ def test_what_is_wrong_is_said_all_at_once(folder):
     assert "was not written by `denoise audit`" in done.stderr
     assert (folder / "mine.html").read_text() == "my own page"
     assert "is a directory" in denoise("labels.csv", "--out", ".", cwd=folder, status=2).stderr
+
+
+def test_outputs_that_would_replace_each_other_or_what_is_read_are_refused(folder, tmp_path):
+    for name in ("labels.csv", "truth.csv"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    pl.read_csv(folder / "labels.csv").write_parquet(tmp_path / "labels.parquet")
+    (tmp_path / "link.csv").symlink_to("labels.csv")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    place = "would take the place of"
+    onto = ("--json", "labels.csv", "--clean", "./link.csv", "--csv", "./truth.csv")
+    for words, *said in (
+        (("labels.csv", "--csv", "d", "--parquet", "./d"), f"--parquet {place} --csv"),
+        (
+            ("labels.csv", *onto, "--truth", "truth.csv"),
+            f"--clean {place} SOURCE",
+            f"--json {place} SOURCE",
+            f"--json {place} --clean",
+            f"--csv {place} --truth",
+        ),
+        (("labels.parquet", "--clean", "labels.parquet"), f"--clean {place} SOURCE"),
+        (("labels.csv", "--out", "d/x.html", "--csv", "d"), f"--csv {place} --out"),
+        (
+            ("--compare", "labels.csv", "link.csv", "--json", "labels.csv"),
+            f"--json {place} A",
+            f"--json {place} B",
+        ),
+    ):
+        done = denoise(*words, cwd=tmp_path, status=2)
+        for part in said:
+            assert part in done.stderr
+        assert len(done.stderr.splitlines()) == len(said)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("option", ["--json", "--clean"])
+def test_a_file_that_no_audit_made_is_not_replaced(option, folder, tmp_path):
+    (tmp_path / "mine").write_text('{"annotators": []}')
+    done = denoise(folder / "labels.csv", option, "mine", cwd=tmp_path, status=2)
+    assert "`denoise audit`" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "mine").read_text() == '{"annotators": []}'
+    assert "is a directory" in denoise("x", option, tmp_path, cwd=tmp_path, status=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_pairs_with_annotators_and_a_margin(folder):

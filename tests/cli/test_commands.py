@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -212,6 +213,23 @@ def test_a_trainer_without_weights_is_exported_drawn_labels(tmp_path):
     refused = denoise(*words, *drawn, cwd=tmp_path, status=2)
     assert "which undoes --strategy sample; give" in refused.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_an_output_that_would_replace_what_is_read_is_refused(worked, tmp_path):
+    folder = tmp_path / "work"
+    shutil.copytree(worked[0], folder)
+    (folder / "data" / "raw.jsonl").write_bytes((folder / "mine.jsonl").read_bytes())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for words, part in (
+        (("import", "data", "--out", "./data"), "--out would take the place of SOURCE"),
+        (("import", "data/raw.jsonl", "--out", "data"), "--out would take the place of SOURCE"),
+        (("import", "data/*.jsonl", "--out", "data"), "--out would take the place of SOURCE"),
+        (("em", "data", "--init", "em", "--out", "em"), "--out would take the place of --init"),
+        (("export", "data", "em", "--out", "em"), "--out would take the place of EM_DIR"),
+    ):
+        done = denoise(*words, cwd=folder, status=2)
+        assert part in done.stderr and len(done.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_unknown_options_are_status_2(tmp_path):

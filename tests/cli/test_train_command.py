@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -15,6 +16,7 @@ import polars as pl
 import pytest
 from small_pairs import make
 
+from denoise import tables
 from denoise.cli import main
 
 QUICK = ("--learning-rate", "1e-3", "--train-arg", "logging_steps=1")
@@ -162,3 +164,13 @@ def test_a_fault_is_a_line_with_status_2_and_nothing_is_written(words, folder, p
 def test_a_directory_of_something_else_is_not_replaced(folder, policy_dir):
     done = denoise("train", "data", "--model", policy_dir, "--out", "em", cwd=folder, status=2)
     assert "was made by `denoise em`, and `denoise train` would replace it" in done.stderr
+
+
+def test_a_model_that_the_policy_would_replace_is_refused(folder, policy_dir):
+    """Repeated, the command would train what it made further and further."""
+    model = shutil.copytree(policy_dir, folder / "again")
+    tables.write_text(tables.Provenance("train").to_json(), model / tables.MANIFEST)
+    for option in ("--model", "--reference"):
+        words = ("--model", policy_dir, option, "./again", "--out", "again")
+        done = denoise("train", "data", *words, cwd=folder, status=2)
+        assert f"--out would take the place of {option}" in done.stderr

@@ -314,6 +314,26 @@ def test_a_trainer_that_writes_no_model_is_noticed(written, policy_dir, tmp_path
         )
 
 
+def test_a_secret_in_the_command_reaches_the_program_and_nothing_that_is_kept(policy_dir, tmp_path):
+    """The rounds go on with another one."""
+    out = tmp_path / "run"
+    code = "import os; print(os.environ['HUB_TOKEN'])"
+    for secret in ("my-secret", "my-secret-of-today"):
+        command = f'env HUB_TOKEN={secret} python -c "{code}" {{data}} {{out}} --api-key {secret}'
+        options = {**QUICK, "train_command": command}
+        with pytest.raises(RunError, match="left no model") as failed:
+            run(labelled(), model=str(policy_dir), out=out, **options)
+        assert "env HUB_TOKEN=*** python" in str(failed.value)
+        logs = [file.read_text() for file in out.rglob("*.log")]
+        assert logs == [f"{secret}\n"]  # what the program says is its own
+        kept = [file for file in out.rglob("*") if file.is_file() and file.suffix != ".log"]
+        for told in (str(failed.value).encode(), *(file.read_bytes() for file in kept)):
+            assert b"my-secret" not in told
+    command = "HUB_TOKEN=my-secret python {data} {out}"
+    with pytest.raises(InputError, match=r"no such program, found 'HUB_TOKEN=\*\*\*'"):
+        run(labelled(), model=str(policy_dir), out=tmp_path / "r", train_command=command)
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

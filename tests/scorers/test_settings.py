@@ -33,12 +33,20 @@ def test_a_run_may_be_continued_with_other_engine_arguments_for_memory_and_speed
     assert settings.of_the_numbers()["engine_args"] == {"kv_cache_dtype": "fp8"}
 
 
+def test_a_token_reaches_the_engine_and_not_the_provenance():
+    settings = ScoreSettings(backend="vllm", engine_args={"hf_token": "mine", "seed": 1})
+    assert settings.of_the_numbers()["engine_args"] == {"hf_token": "***", "seed": 1}
+    assert settings.engine_args["hf_token"] == "mine"
+
+
 def test_engine_arguments_are_json_or_text():
     words = ["max-num-seqs=4", "quantization=awq", 'hf_overrides={"a": true}']
     given = key_values("--engine-arg", words)
     assert given == {"max_num_seqs": 4, "quantization": "awq", "hf_overrides": {"a": True}}
     with pytest.raises(InputError, match="--engine-arg is not KEY=VALUE, found 'seed'"):
         key_values("--engine-arg", ["seed"])
+    with pytest.raises(InputError, match=r"found '\*\*\*'"):
+        key_values("--engine-arg", [f"hf_{30 * 'a'}"])
     with pytest.raises(InputError, match="--engine-arg max_num_seqs is given twice"):
         key_values("--engine-arg", ["max-num-seqs=4", "max_num_seqs=8"])
 

@@ -204,6 +204,27 @@ def test_unfinished_work_of_another_training_is_refused(policy_dir, tmp_path):
         train(rows(), model=str(policy_dir), out=tmp_path / "p", **OPTIONS)
 
 
+def test_a_token_reaches_the_trainer_and_nothing_that_is_kept(policy_dir, tmp_path, monkeypatch):
+    from denoise.trainers import fit
+
+    reached, trainer_of = [], fit._trainer
+
+    def watched(settings: TrainSettings, *rest: object, **more: object) -> object:
+        reached.append(settings)
+        return trainer_of(settings, *rest, **more)
+
+    monkeypatch.setattr(fit, "_trainer", watched)
+    given = {"hub_token": "mine-alone", "pad_token": "</s>"}
+    options = {**OPTIONS, "max_steps": 1, "trainer_args": given}
+    done = train(rows(), model=str(policy_dir), out=tmp_path / "p", **options)
+    assert reached[0].trainer_args == given
+    assert done.provenance.settings["trainer_args"] == {"hub_token": "***", "pad_token": "</s>"}
+    for file in done.directory.iterdir():
+        assert b"mine-alone" not in file.read_bytes()
+    given["hub_token"] = "a new one"
+    assert not train(rows(), model=str(policy_dir), out=tmp_path / "p", **options).made_anew
+
+
 def test_all_faults_of_the_rows_at_once(policy_dir, tmp_path):
     wrong = rows().drop("prompt").with_columns(chosen=pl.lit(None, pl.String))
     with pytest.raises(InputError) as error:

@@ -150,6 +150,23 @@ def test_scores_in_a_directory_leave_out_who_was_skipped_and_what_goes_on(tmp_pa
         assert [file.name for file in score_files(given)] == expected
 
 
+def test_who_may_write_and_not_remove_repeats_a_command(store, monkeypatch):
+    """What shows that a directory can be written stays there, as after a kill."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(type(store.fs), "rm_file", denied)
+    out, state = store / "em", set()
+    for _ in range(2):
+        with tables.staged_directory(out, Provenance("em")) as staging:
+            (staging / "summary.json").write_text("{}")
+        state.add(tuple(places.versions(out)))
+    assert sum(key.endswith(".probe") for key in out.fs.find(out.path)) == 2
+    assert set(places.files_below(out)) == {"summary.json", tables.MANIFEST}
+    assert len(state) == 1
+
+
 def test_a_folder_replaces_no_column(tmp_path):
     table = tmp_path / "votes.parquet"
     (table / "vote=a").mkdir(parents=True)
