@@ -153,6 +153,39 @@ def test_more_rounds_go_on_from_those_that_are_there(policy_dir, tmp_path):
     assert [row["round"] for row in steps.rounds] == [0, 1, 2]
 
 
+def test_an_earlier_end_is_refused_where_its_policies_are_gone(policy_dir, tmp_path):
+    data, out = labelled(), tmp_path / "run"
+    run(data, model=str(policy_dir), out=out, **QUICK)
+    left = ("policy/model.safetensors", "summary.json", "report.html")
+    before = [(out / name).read_bytes() for name in left]
+    for earlier in ({"rounds": 1}, {"tolerance": 0.9}):
+        with pytest.raises(InputError, match=r"round 1, .* are gone; give --rounds .* as before"):
+            run(data, model=str(policy_dir), out=out, **{**QUICK, **earlier})
+    run(data, model=str(policy_dir), out=out, **QUICK)
+    assert [(out / name).read_bytes() for name in left] == before
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"keep_policies": True},
+        {"warm_start": False},
+        {"train_command": None, "lora_r": 2, "max_steps": 1},
+    ],
+)
+def test_an_earlier_end_that_needs_none_of_them_is_that_of_fewer_rounds(
+    given, policy_dir, tmp_path
+):
+    made = []
+    for name, all_rounds in (("new", (1,)), ("earlier", (2, 1))):
+        for rounds in all_rounds:
+            options = {**QUICK, **given, "folds": 1, "rounds": rounds}
+            done = run(labelled(), model=str(policy_dir), out=tmp_path / name, **options)
+        made.append({file.name: file.read_bytes() for file in done.policy.glob("*.safetensors")})
+    assert made[0]
+    assert made[0] == made[1]
+
+
 @pytest.mark.parametrize("warm", [False, True])
 def test_policies_that_no_later_round_starts_from_are_removed(warm, policy_dir, tmp_path):
     run(labelled(), model=str(policy_dir), out=tmp_path / "run", **{**QUICK, "warm_start": warm})
