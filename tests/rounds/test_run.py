@@ -269,6 +269,14 @@ def test_losses_without_a_reference(loss, policy_dir, tmp_path):
         run(labelled(), model=str(policy_dir), out=out, reference="x", **{**QUICK, "loss": loss})
 
 
+def test_without_pooling_the_rows_are_votes(policy_dir, tmp_path):
+    data, out = labelled(), tmp_path / "run"
+    more = data.votes.with_columns(pl.col("vote_id") + 12, annotator_id=pl.lit("dee"))
+    data = replace(data, votes=pl.concat([data.votes, more]))
+    run(data, model=str(policy_dir), out=out, pool=False, **{**QUICK, "rounds": 1})
+    assert (out / "policy.log").read_text().strip() == "trained on 24 rows"
+
+
 def test_denoises_own_trainer_drives_the_rounds(policy_dir, tmp_path):
     out = tmp_path / "run"
     options = {"folds": 2, "rounds": 1, "learning_rate": 1e-3, "batch_size": 4}
