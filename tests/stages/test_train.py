@@ -11,11 +11,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file
 from small_pairs import make
 
 from denoise import tables
-from denoise.errors import InputError
+from denoise.errors import InputError, RunError
 from denoise.stages.score import score
 from denoise.stages.train import train
 from denoise.stages.training_rows import check_reference_scores, labelled_rows, with_reference
@@ -202,6 +203,16 @@ def test_unfinished_work_of_another_training_is_refused(policy_dir, tmp_path):
     tables.write_text(made.to_json(), work / tables.MANIFEST)
     with pytest.raises(InputError, match=r"unfinished training with other .*rows"):
         train(rows(), model=str(policy_dir), out=tmp_path / "p", **OPTIONS)
+
+
+@pytest.mark.parametrize("step", ["_precompute_ref_logps", "train"])
+def test_what_does_not_fit_into_memory_is_told_with_advice(step, policy_dir, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(f"denoise.trainers.fit.SoftDPOTrainer.{step}", full)
+    with pytest.raises(RunError, match="does not fit into memory; try --batch-size 1"):
+        train(rows(), model=str(policy_dir), out=tmp_path / "policy", **OPTIONS)
 
 
 def test_all_faults_of_the_rows_at_once(policy_dir, tmp_path):
