@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from denoise import schema, tables
 from denoise.dataset import Dataset
 from denoise.errors import refuse
+from denoise.rounds.scoring import rescore
 from denoise.scorers.settings import ScoreSettings
 from denoise.stages.evidence import delta, score_settings
-from denoise.stages.score import plan, score_to_file
+from denoise.stages.score import plan
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def margins(
     progress: bool,
 ) -> pl.DataFrame:
     """`pair_id` and `margin`, Δ of a over b under the policy, scored into `file`; nats."""
-    score_to_file(plan(gold, str(policy), reference, settings, announce), file, announce, progress)
+    rescore(plan(gold, str(policy), reference, settings, announce), file, announce, progress)
     scores = tables.read_frame(file)
     of_loss = score_settings(
         schema.SCORES, loss["loss"], loss.get("beta"), loss.get("gamma"), False

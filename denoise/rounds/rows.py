@@ -17,9 +17,9 @@ GOLD_PROMPT = "its prompt is in the held-out data"
 
 
 def weighted_rows(data: Dataset, result: EMResult) -> Export:
-    """A row a pair; in paper mode, which gives pairs no posterior, a row a vote."""
-    rows = "votes" if result.provenance.settings.get("mode") == "paper" else "pairs"
-    return export(data, result, rows=rows)
+    """A row a pair; without pooling, which gives pairs of several votes no posterior, a vote."""
+    pooled = result.provenance.settings["pool"]
+    return export(data, result, rows="pairs" if pooled else "votes")
 
 
 def plain_rows(data: Dataset, result: EMResult) -> Export:

@@ -11,6 +11,7 @@ from typing import Any
 from denoise import schema, tables
 from denoise.cluster import connected
 from denoise.dataset import Dataset
+from denoise.errors import refuse
 from denoise.locks import locked
 from denoise.rounds import rows as training
 from denoise.rounds.holdout import HeldOut, compare_policies
@@ -20,6 +21,7 @@ from denoise.rounds.mean import average_weights, can_be_averaged
 from denoise.rounds.report import write_report
 from denoise.rounds.scoring import score_round, training_of
 from denoise.rounds.settings import RunSettings
+from denoise.rounds.trainers import OwnTrainer
 from denoise.scores import Scores
 from denoise.stages.em import EMResult, EMSettings, em, read_em, write_em
 from denoise.stages.export import Export, write_export
@@ -69,7 +71,8 @@ def run(
     nothing. At last one policy is trained on all pairs.
 
     Everything is kept in `out`, each piece with what made it: a repeated call, after a kill or with
-    more `rounds`, does what is missing.
+    more `rounds`, does what is missing. One that ends earlier is refused where the policies of its
+    last round were removed.
 
     Args:
         data: pairs with votes.
@@ -134,10 +137,23 @@ def _train_on_all(
 
 
 def _last_policy(job: Job, rows: Export, number: int) -> Path:
-    """The policy on all pairs, from the mean of the last round's policies where they are kept."""
+    """The policy on all pairs, from the mean of the last round's policies where they have one.
+
+    Raises:
+        InputError: they are gone, as a later round was begun and the run is now to end before it.
+    """
     directory = job.out / f"round-{number}"
     policies = [directory / f"policy-{fold}" for fold in range(job.settings.folds)]
-    if not job.settings.warm_start or not all(can_be_averaged(policy) for policy in policies):
+    adapters = isinstance(job.trainer, OwnTrainer) and job.trainer.options.lora_r is not None
+    if not job.settings.warm_start or adapters:
+        return _train_on_all(job, rows, "policy")
+    if not all(policy.is_dir() for policy in policies):
+        refuse(
+            f"the policies of round {number}, where the last training starts, are gone",
+            file=job.out,
+            fix="give --rounds and --tolerance as before, or another --out",
+        )
+    if not all(can_be_averaged(policy) for policy in policies):
         return _train_on_all(job, rows, "policy")
     mean = directory / "mean"
     average_weights(policies, mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _score_fold(job: Job, number: int, fold: int, rows: Export) -> tuple[pl.Data
         planned = plan(subset, str(policy), None, job.settings.score(), job.announce)
         inputs = {**planned.provenance.inputs, "training": key}
         made = replace(planned.provenance, inputs=inputs)
-        _score(replace(planned, provenance=made), file, job)
+        rescore(replace(planned, provenance=made), file, job.announce, job.progress)
     # Killed after the file was written, the work that it was made from is still there.
     remove(unfinished_work(file))
     _remove_policies(job, number, fold)
@@ -72,13 +73,13 @@ def _score_fold(job: Job, number: int, fold: int, rows: Export) -> tuple[pl.Data
     return frame, made
 
 
-def _score(planned: Plan, file: Path, job: Job) -> None:
+def rescore(planned: Plan, file: Path, announce: Callable[[str], None], progress: bool) -> None:
     """Score into the file; unfinished work of another policy is discarded."""
     work = unfinished_work(file)
     kept = tables.read_manifest(work)
     if kept is not None and kept.run_id != planned.provenance.run_id:
         remove(work)
-    score_to_file(planned, file, job.announce, job.progress)
+    score_to_file(planned, file, announce, progress)
 
 
 def training_of(job: Job, number: int, fold: int) -> str:

@@ -100,25 +100,25 @@ def fit(
     soft_labels = SoftLabels(settings, annotators)
     watcher = _Watcher(soft_labels, progress)
     try:
-        trainer = _trainer(
-            settings,
-            rows,
-            evaluation,
-            model=_policy(model, settings),
-            reference=None if reference is None else _loaded(reference, settings),
-            tokenizer=tokenizer,
-            soft_labels=soft_labels,
-            work=work,
-            watcher=watcher,
-        )
-    except (TypeError, ValueError) as error:
-        refuse(f"TRL refuses the training: {plain(str(error), 300)}")
-    _let_go_of_reference(trainer)
-    if len(trainer.train_dataset) < len(rows):
-        lost = len(rows) - len(trainer.train_dataset)
-        refuse(f"{lost:,} prompt(s) fill max_length with their tools", fix="raise --max-length")
-    checkpoint = _last_checkpoint(work, soft_labels, trainer.is_world_process_zero())
-    try:
+        try:
+            trainer = _trainer(
+                settings,
+                rows,
+                evaluation,
+                model=_policy(model, settings),
+                reference=None if reference is None else _loaded(reference, settings),
+                tokenizer=tokenizer,
+                soft_labels=soft_labels,
+                work=work,
+                watcher=watcher,
+            )
+        except (TypeError, ValueError) as error:
+            refuse(f"TRL refuses the training: {plain(str(error), 300)}")
+        _let_go_of_reference(trainer)
+        if len(trainer.train_dataset) < len(rows):
+            lost = len(rows) - len(trainer.train_dataset)
+            refuse(f"{lost:,} prompt(s) fill max_length with their tools", fix="raise --max-length")
+        checkpoint = _last_checkpoint(work, soft_labels, trainer.is_world_process_zero())
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
         fix = "try --batch-size 1 and --gradient-accumulation, --lora-r, or a shorter --max-length"

@@ -15,6 +15,7 @@ PERTURB = Path(__file__).with_name("perturb.py")
 COMMAND = shlex.join(
     [sys.executable, str(PERTURB), "--data", "{data}", "--model", "{model}", "--out", "{out}"]
 )
+QUICK = {"train_command": COMMAND, "folds": 3, "rounds": 2, "tolerance": 0.0}
 
 
 def labelled(n: int = 12, seed: int = 0) -> Dataset:

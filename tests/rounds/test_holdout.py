@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
+from run_cases import COMMAND, labelled
 from small_pairs import make
 
 from denoise.dataset import Dataset
 from denoise.errors import InputError
+from denoise.rounds import run
 from denoise.rounds.holdout import compare, compare_policies, trusted_sides
+from denoise.scores import write_scores
 
 
 def test_the_counts_of_a_hand_worked_comparison():
@@ -61,3 +66,25 @@ def test_only_pairs_whose_trusted_votes_agree_are_judged():
     nothing = Dataset(data.provenance, pairs=data.pairs, votes=votes.tail(1))
     with pytest.raises(InputError, match="no pair of the held-out data"):
         trusted_sides(nothing)
+
+
+def test_killed_while_it_scores_the_held_out_pairs_a_run_can_go_on_with_more_rounds(
+    policy_dir, tmp_path, monkeypatch
+):
+    gold, out = make(3, seed=9), tmp_path / "run"
+    given = {"model": str(policy_dir), "out": out, "holdout": gold, "tolerance": 0.0}
+    given |= {"folds": 2, "train_command": COMMAND}
+
+    def killed(scores: object, path: Path) -> None:
+        if path.name == "holdout-policy.parquet":
+            raise KeyboardInterrupt
+        write_scores(scores, path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("denoise.stages.score.write_scores", killed)
+        run(labelled(), rounds=1, **given)
+    assert list((out / "holdout-policy.parquet.parts").glob("policy-*.parquet"))
+    found = run(labelled(), rounds=2, **given)
+    assert found.held_out.n == 3
+    assert found.held_out == run(labelled(), rounds=2, **given | {"out": tmp_path / "new"}).held_out
+    assert not list(out.rglob("*.parts"))

@@ -9,21 +9,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from run_cases import COMMAND, labelled
+from run_cases import QUICK, labelled
 from safetensors.numpy import load_file
 from small_pairs import as_messages
 
 from denoise import em, tables
 from denoise.dataset import Dataset
-from denoise.errors import InputError, RunError
+from denoise.errors import InputError
 from denoise.rounds import run
 from denoise.rounds.mean import average_weights
 from denoise.rounds.rows import outside_fold, weighted_rows
 from denoise.rounds.run import RunResult
 from denoise.stages.em import read_em
 from denoise.stages.score import score
-
-QUICK = {"train_command": COMMAND, "folds": 3, "rounds": 2, "tolerance": 0.0}
 
 
 class Steps:
@@ -153,6 +151,39 @@ def test_more_rounds_go_on_from_those_that_are_there(policy_dir, tmp_path):
     assert [row["round"] for row in steps.rounds] == [0, 1, 2]
 
 
+def test_an_earlier_end_is_refused_where_its_policies_are_gone(policy_dir, tmp_path):
+    data, out = labelled(), tmp_path / "run"
+    run(data, model=str(policy_dir), out=out, **QUICK)
+    left = ("policy/model.safetensors", "summary.json", "report.html")
+    before = [(out / name).read_bytes() for name in left]
+    for earlier in ({"rounds": 1}, {"tolerance": 0.9}):
+        with pytest.raises(InputError, match=r"round 1, .* are gone; give --rounds .* as before"):
+            run(data, model=str(policy_dir), out=out, **{**QUICK, **earlier})
+    run(data, model=str(policy_dir), out=out, **QUICK)
+    assert [(out / name).read_bytes() for name in left] == before
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"keep_policies": True},
+        {"warm_start": False},
+        {"train_command": None, "lora_r": 2, "max_steps": 1},
+    ],
+)
+def test_an_earlier_end_that_needs_none_of_them_is_that_of_fewer_rounds(
+    given, policy_dir, tmp_path
+):
+    made = []
+    for name, all_rounds in (("new", (1,)), ("earlier", (2, 1))):
+        for rounds in all_rounds:
+            options = {**QUICK, **given, "folds": 1, "rounds": rounds}
+            done = run(labelled(), model=str(policy_dir), out=tmp_path / name, **options)
+        made.append({file.name: file.read_bytes() for file in done.policy.glob("*.safetensors")})
+    assert made[0]
+    assert made[0] == made[1]
+
+
 @pytest.mark.parametrize("warm", [False, True])
 def test_policies_that_no_later_round_starts_from_are_removed(warm, policy_dir, tmp_path):
     run(labelled(), model=str(policy_dir), out=tmp_path / "run", **{**QUICK, "warm_start": warm})
@@ -236,6 +267,14 @@ def test_losses_without_a_reference(loss, policy_dir, tmp_path):
         run(labelled(), model=str(policy_dir), out=out, reference="x", **{**QUICK, "loss": loss})
 
 
+def test_without_pooling_the_rows_are_votes(policy_dir, tmp_path):
+    data, out = labelled(), tmp_path / "run"
+    more = data.votes.with_columns(pl.col("vote_id") + 12, annotator_id=pl.lit("dee"))
+    data = replace(data, votes=pl.concat([data.votes, more]))
+    run(data, model=str(policy_dir), out=out, pool=False, **{**QUICK, "rounds": 1})
+    assert (out / "policy.log").read_text().strip() == "trained on 24 rows"
+
+
 def test_denoises_own_trainer_drives_the_rounds(policy_dir, tmp_path):
     out = tmp_path / "run"
     options = {"folds": 2, "rounds": 1, "learning_rate": 1e-3, "batch_size": 4}
@@ -276,102 +315,6 @@ def test_dialogues_go_through_the_rounds(loss, lora, policy_dir, tmp_path):
     assert result.em.summary["temperature"] is not None
     again = score(data, policy=str(out / "policy"), tokenize="trl-dpo").scores
     assert again["policy_a_logps"].is_finite().all()
-
-
-def test_a_failing_trainer_says_where_its_log_is(policy_dir, tmp_path, capsys):
-    command = "python -c 'import sys; print(\"no GPU here\"); sys.exit(3)' {data} {out}"
-    with pytest.raises(RunError, match=r"status 3; all it said is in .*policy-0.log"):
-        run(
-            labelled(),
-            model=str(policy_dir),
-            out=tmp_path / "run",
-            **{**QUICK, "train_command": command},
-        )
-    assert "no GPU here" in capsys.readouterr().err
-
-
-def test_a_killed_trainer_is_named(policy_dir, tmp_path):
-    command = "python -c 'import os; os.kill(os.getpid(), 9)' {data} {out}"
-    with pytest.raises(RunError, match="ended: killed by SIGKILL"):
-        run(
-            labelled(),
-            model=str(policy_dir),
-            out=tmp_path / "run",
-            **{**QUICK, "train_command": command},
-        )
-
-
-@pytest.mark.parametrize("written", ["", "generation_config.json"])
-def test_a_trainer_that_writes_no_model_is_noticed(written, policy_dir, tmp_path):
-    code = f'import sys; name = "{written}"; name and open(sys.argv[2] + "/" + name, "w")'
-    command = f"python -c '{code}' {{data}} {{out}}"
-    with pytest.raises(RunError, match="left no model"):
-        run(
-            labelled(),
-            model=str(policy_dir),
-            out=tmp_path / "run",
-            **{**QUICK, "train_command": command},
-        )
-
-
-def test_a_secret_in_the_command_reaches_the_program_and_nothing_that_is_kept(policy_dir, tmp_path):
-    """The rounds go on with another one."""
-    out = tmp_path / "run"
-    code = "import os; print(os.environ['HUB_TOKEN'])"
-    for secret in ("my-secret", "my-secret-of-today"):
-        command = f'env HUB_TOKEN={secret} python -c "{code}" {{data}} {{out}} --api-key {secret}'
-        options = {**QUICK, "train_command": command}
-        with pytest.raises(RunError, match="left no model") as failed:
-            run(labelled(), model=str(policy_dir), out=out, **options)
-        assert "env HUB_TOKEN=*** python" in str(failed.value)
-        logs = [file.read_text() for file in out.rglob("*.log")]
-        assert logs == [f"{secret}\n"]  # what the program says is its own
-        kept = [file for file in out.rglob("*") if file.is_file() and file.suffix != ".log"]
-        for told in (str(failed.value).encode(), *(file.read_bytes() for file in kept)):
-            assert b"my-secret" not in told
-    command = "HUB_TOKEN=my-secret python {data} {out}"
-    with pytest.raises(InputError, match=r"no such program, found 'HUB_TOKEN=\*\*\*'"):
-        run(labelled(), model=str(policy_dir), out=tmp_path / "r", train_command=command)
-
-
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        ("nosuchprogram {data} {out}", "there is no such program"),
-        ("python {data}", "has no {out}"),
-        ("python {data} {out} {weights}", "unknown place"),
-        ("python '{data} {out}", "not whole"),
-        ("python {data} {out} {", "stray brace"),
-        ("", "has no {data}"),
-    ],
-)
-def test_a_command_is_checked_before_any_work(command, said, policy_dir, tmp_path):
-    with pytest.raises(InputError, match=said.replace("{", r"\{")):
-        run(labelled(), model=str(policy_dir), out=tmp_path / "r", train_command=command)
-
-
-def test_a_command_is_no_shell(policy_dir, tmp_path):
-    touched = tmp_path / "touched"
-    command = f"{COMMAND} ; touch {touched}"
-    with pytest.raises(RunError):
-        run(labelled(), model=str(policy_dir), out=tmp_path / "r", train_command=command)
-    assert not touched.exists()
-
-
-def test_a_trainer_without_weights_is_given_drawn_labels(policy_dir, tmp_path):
-    """The program keeps what it is given; its policies are the model itself."""
-    code = (
-        "import pathlib, shutil, sys; data, model, out, seen = sys.argv[1:]; "
-        "shutil.copytree(model, out, dirs_exist_ok=True); "
-        "open(seen, 'a').write(pathlib.Path(data).read_text())"
-    )
-    seen = tmp_path / "seen.jsonl"
-    command = f'python -c "{code}" {{data}} {{model}} {{out}} {seen}'
-    options = {"folds": 3, "rounds": 1, "train_command": command, "train_format": "openrlhf"}
-    run(labelled(), model=str(policy_dir), out=tmp_path / "run", **options)
-    rows = [json.loads(line) for line in seen.read_text().splitlines()]
-    assert {"prompt", "chosen", "rejected", "weight"} == set(rows[0])
-    assert any(row["weight"] < 0.5 for row in rows)  # drawn against the likelier side
 
 
 def test_all_wrong_settings_at_once(policy_dir, tmp_path):

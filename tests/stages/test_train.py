@@ -11,11 +11,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file
 from small_pairs import make
 
 from denoise import tables
-from denoise.errors import InputError
+from denoise.errors import InputError, RunError
 from denoise.stages.score import score
 from denoise.stages.train import train
 from denoise.stages.training_rows import check_reference_scores, labelled_rows, with_reference
@@ -223,6 +224,16 @@ def test_a_token_reaches_the_trainer_and_nothing_that_is_kept(policy_dir, tmp_pa
         assert b"mine-alone" not in file.read_bytes()
     given["hub_token"] = "a new one"
     assert not train(rows(), model=str(policy_dir), out=tmp_path / "p", **options).made_anew
+
+
+@pytest.mark.parametrize("step", ["_precompute_ref_logps", "train"])
+def test_what_does_not_fit_into_memory_is_told_with_advice(step, policy_dir, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(f"denoise.trainers.fit.SoftDPOTrainer.{step}", full)
+    with pytest.raises(RunError, match="does not fit into memory; try --batch-size 1"):
+        train(rows(), model=str(policy_dir), out=tmp_path / "policy", **OPTIONS)
 
 
 def test_all_faults_of_the_rows_at_once(policy_dir, tmp_path):
