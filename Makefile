@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	$(BIN)/denoise demo --out demo
 
 test: $(FOR_TESTS) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=25
 
 lint: $(FOR_TESTS)
 	$(BIN)/ruff check .

@@ -44,7 +44,9 @@ def average(votes: Ballots, at: Parameters, calibration: Calibration) -> Average
     near = np.log(tau) + np.linspace(-4, 4, STEPS) * min(error, 1.0)
     far = np.log(tau) + np.linspace(-1, 1, STEPS) * np.log(FAR)
     grid = np.union1d(near, far)
-    grid = grid[np.abs(grid + np.log(root_mean_square(votes))) <= np.log(RANGE[1])]
+    unit = np.log(root_mean_square(votes))
+    if abs(np.log(tau) + unit) <= np.log(RANGE[1]):  # else τ was not fitted
+        grid = grid[np.abs(grid + unit) <= np.log(RANGE[1])]
     net, beliefs = bethe.network(votes), None
     log_weight, theta, mass, wrong, sd = [], [], [], [], []
     for here in np.exp(grid):

@@ -108,7 +108,7 @@ def _check_posteriors(sides: pl.DataFrame) -> None:
     if len(unknown):
         refuse(
             f"{len(unknown):,} pair(s) have several votes and no posterior, since EM treated their "
-            "votes as unrelated (paper mode)",
+            "votes as unrelated (paper mode, or without pooling)",
             fix="give --rows votes",
         )
     torn = sides.filter(pl.col("low") != pl.col("high"))

@@ -36,6 +36,16 @@ def test_margins_in_any_unit_are_told_from_votes_as_far_as_they_can_be(n, scale)
     assert (result.annotators["reliability_high"] > 0.85).all()
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-9, 1e-6, 5e-4, 1e9, 1e12])
+def test_margins_of_any_size_have_an_interval(scale):
+    """Rounding errors, as of a policy that is its reference, or nonsense."""
+    for n, pairs in ((1, 600), (3, 600), (3, 12)):
+        s = simulate(pairs, n, 1, reliability=np.full(n, 0.85), seed=n)
+        scaled = s._replace(margin=s.margin * scale).dataset()
+        summary = em(scaled, margin_column="margin").summary
+        assert 0 <= summary["expected_wrong_low"] <= summary["expected_wrong_high"] <= pairs
+
+
 def test_who_only_called_ties_makes_nobody_better_known():
     data = few(1, seed=3).dataset()
     idle = pl.DataFrame({"vote_id": range(600, 604), "pair_id": data.votes["pair_id"][:4]})
