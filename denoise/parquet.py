@@ -33,16 +33,23 @@ def files_of(table: Place) -> list[Place]:
     """The files of a table: itself, or those in its directory.
 
     Raises:
-        InputError: it is a directory without any.
+        InputError: there is none.
     """
-    if not table.is_dir():
-        return [table]
-    found = [
-        file
-        for name, file in places.files_below(table).items()
-        if name.endswith(_ENDINGS) and not places.is_hidden(name)
-    ]
+    return list(versions(table))
+
+
+def versions(table: Place) -> dict[Place, str]:
+    """The files of a table, and what changes when one is written again.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = {f: v for f, v in places.versions(table).items() if f == table or _is_part(f, table)}
     return found or refuse("is a directory without Parquet files", file=table, fix="name the file")
+
+
+def _is_part(file: Place, table: Place) -> bool:
+    return file.name.endswith(_ENDINGS) and not places.is_hidden(str(file.relative_to(table)))
 
 
 def partition_of(file: Place, table: Place) -> dict[str, str | None]:
@@ -115,27 +122,17 @@ def footers(table: Place) -> dict[Place, Footer]:
             its folders give too.
         RunError: the store that holds it failed.
     """
-    versions = _versions(table)
-    with ThreadPoolExecutor(min(places.AT_ONCE, len(versions))) as pool:
-        kept = pool.map(lambda file: _footer(file, table, versions[file]), versions)
-        found = dict(zip(versions, kept, strict=True))
+    files = versions(table)
+    with ThreadPoolExecutor(min(places.AT_ONCE, len(files))) as pool:
+        kept = pool.map(lambda file: _footer(file, table, files[file]), files)
+        found = dict(zip(files, kept, strict=True))
     first = next(iter(found))
     for file, footer in found.items():
         _check_alike(first, found[first].columns, file, footer.columns)
     return found
 
 
-def _versions(table: Place) -> dict[Place, str]:
-    """The files of a table, and what changes when one is written again."""
-    versions = places.versions(table)
-    files = files_of(table)
-    for file in files:
-        if file not in versions:
-            refuse("was put there while the table was read", file=file, fix="repeat this")
-    return {file: versions[file] for file in files}
-
-
-@lru_cache(4096)
+@lru_cache(1 << 16)
 def _footer(file: Place, table: Place, version: str) -> Footer:
     """`version` makes that what is kept is of the file as it is."""
     found = open_file(file)
@@ -150,7 +147,7 @@ def columns_of(table: Place) -> pa.Schema:
     Raises:
         InputError: a folder gives a column that the file has.
     """
-    file, version = next(iter(_versions(table).items()))
+    file, version = next(iter(versions(table).items()))
     return _footer(file, table, version).columns
 
 

@@ -158,6 +158,7 @@ def files_below(directory: Place) -> dict[str, Place]:
 def _listed(directory: UPath) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """The keys below a directory of a store, by their names from there on, and what it says."""
     above = directory.path.rstrip("/") + "/"
+    directory.fs.invalidate_cache()  # the hub's client keeps listings whatever it is told
     found = directory.fs.find(directory.path, detail=True)
     keys = (key for key in found if key.startswith(above))
     named = {tuple(key.removeprefix(above).split("/")): key for key in keys}
@@ -197,9 +198,10 @@ def versions(where: Place) -> dict[Place, str]:
 
 def _version(file: Place) -> str:
     if not isinstance(file, Path):
+        file.fs.invalidate_cache()
         return file.fs.ukey(file.path)
     found = file.stat()
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def state(where: Place) -> str:

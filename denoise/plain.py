@@ -34,23 +34,28 @@ def quote(value: object, width: int = 60) -> str:
 def without_credentials(source: str) -> str:
     """Text whose URLs have no user, password, query or fragment, and no token of a service."""
     source = re.sub(r"(\w+://)[^/\s@]*@", r"\1", source)
-    source = re.sub(r"(\w+://[^\s?#]*)[?#]\S*", r"\1", source)
+    source = re.sub(r"(\w+://[^\s?#]*)[?#][^\s'\"]*", r"\1", source)
     return re.sub(r"\b(hf_[A-Za-z0-9]{16,}|gh[a-z]_\w{30,}|sk-[\w-]{20,})", "***", source)
 
 
-_SECRET = re.compile(r"(\S*?)[^a-z0-9]*(token|key|secret|password|passwd|credentials?)")
-_NO_SECRET = frozenset(
+_SECRET = re.compile(
+    r"(\S*?)[^a-z0-9]*(?:token|secret|password|passwd|credentials?)"
+    r"|\S*(?:api|access|secret|private|auth|account|license)[^a-z0-9]*key|[^a-z0-9]*key"
+)
+_OF_A_TEXT = frozenset(
     (
         *("pad", "eos", "bos", "unk", "sep", "cls", "mask", "image", "video", "audio", "stop"),
-        *("prompt", "chosen", "rejected", "input", "output", "label", "text", "messages", "system"),
+        *("start", "end", "think", "special", "system", "user", "assistant", "max", "min"),
     )
 )
-"""Tokens that are part of a text, and keys that name a column: results depend on them."""
+"""Tokens that are no secret: results depend on them."""
 
 
 def _names_a_secret(name: str) -> bool:
     found = _SECRET.fullmatch(name.lower())
-    return bool(found) and re.split("[^a-z0-9]", found[1])[-1] not in _NO_SECRET
+    if not found or re.match("[^a-z0-9]*use[^a-z0-9]", name.lower()):  # a switch
+        return False
+    return re.split("[^a-z0-9]", found[1] or "")[-1] not in _OF_A_TEXT
 
 
 def without_secrets(value: Any) -> Any:
@@ -69,6 +74,9 @@ def without_secrets(value: Any) -> Any:
 
 _WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+""")
 
+_SCRIPT = re.compile(r"""(?s)(['"])(?!-).*\s.*\1""")
+"""A word of a command that is a command itself, as of `bash -c`."""
+
 
 def command_without_secrets(command: str) -> str:
     """A command line without the values of `--api-key VALUE` and `TOKEN=VALUE`, else as typed."""
@@ -79,6 +87,9 @@ def command_without_secrets(command: str) -> str:
         word = found[0]
         name, sign, value = re.sub(r"['\"\\]", "", word).partition("=")
         hidden = follows and not word.startswith(("-", "{"))
+        if not hidden and _SCRIPT.fullmatch(word):
+            follows = False
+            return word[0] + command_without_secrets(word[1:-1]) + word[0]
         is_secret = _names_a_secret(name)
         follows = is_secret and not sign and name.startswith("-")
         if hidden:

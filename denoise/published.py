@@ -174,33 +174,42 @@ def workshop(out: Place) -> Iterator[Path]:
             began = {"store": _state(out) if is_whole(out) else None, "mark": uuid.uuid4().hex}
             origin.write_text(json.dumps(began), encoding="utf-8")
             if began["store"] and fetch(out, here) != began["store"]:
+                places.remove(here)
                 raise RunError(f"{places.shown(out)}: changed while it was read; repeat this")
             before = _times(here)
-        elif not _goes_on(here, out, began := _read(origin)):
-            fix = f"remove {here} to go on from the store, or give another --out"
-            refuse("changed since the killed command began, whose work is here", file=out, fix=fix)
+        elif not _goes_on(out, began := _read(origin)):
+            refuse(f"changed since the work in {here} began", file=out, fix=_both(here))
         yield here
         if here.exists() and _times(here) != before:
-            if not _goes_on(here, out, began):
+            if not _goes_on(out, began):
                 where = places.shown(out)
-                raise RunError(f"{where}: changed since this command began; its work is in {here}")
+                raise RunError(f"{where}: changed since the work in {here} began; {_both(here)}")
             text = (here / MANIFEST).read_text(encoding="utf-8")
             publish(here, out, text, began.get("mark"))
+            # For a kill before the work here is gone.
+            origin.write_text(json.dumps({"store": _state(out)}), encoding="utf-8")
         places.remove(here)
         origin.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         here.parent.rmdir()
 
 
-def _goes_on(here: Path, out: Place, began: Mapping[str, str | None]) -> bool:
-    """Whether nothing is lost when the work here takes the place of what the store has.
+def _both(here: Path) -> str:
+    return (
+        f"copy {here} elsewhere to keep it, and remove it to go on from what the store has; or "
+        "give another --out"
+    )
 
-    That is so where the store has nothing, or what it had when the work began, or what is of it.
+
+def _goes_on(out: Place, began: Mapping[str, str | None]) -> bool:
+    """Whether nothing is lost when work that began so takes the place of what the store has.
+
+    That is so where the store has nothing, or what it had then, or a part of that very work.
     """
     there = manifest(out)
     if UNFINISHED in there:
         return began.get("store") is None or there[UNFINISHED] == began.get("mark")
-    return not there or there == manifest(here) or _state(out) == began.get("store")
+    return not there or _state(out) == began.get("store")
 
 
 def _times(directory: Path) -> dict[str, tuple[int, int]]:

@@ -60,6 +60,9 @@ def test_settings_that_only_sound_like_secrets_are_told():
         "pad_token": "<pad>",
         "eosToken": "</s>",
         "chosen_key": "better",
+        "data.reward_fn_key": "source",
+        "think_token": "<think>",
+        "max_token": 512,
         "max_num_batched_tokens": 4096,
         "tokenizer": "slow",
         "pad_token_id": 0,
@@ -81,6 +84,10 @@ def test_settings_that_only_sound_like_secrets_are_told():
         ("prog +hub.token=mine\\ too {out}", "prog +hub.token=*** {out}"),
         (f"prog --as hf_{30 * 'a'}", "prog --as ***"),
         ("prog --token mine '", "prog --token *** '"),
+        (
+            "bash -c 'HF_TOKEN=$T launch t.py --lr 1e-5 {data}; prog --api-key mine' {out}",
+            "bash -c 'HF_TOKEN=*** launch t.py --lr 1e-5 {data}; prog --api-key ***' {out}",
+        ),
     ],
 )
 def test_a_command_is_told_without_its_secrets(command, told):
@@ -91,6 +98,7 @@ def test_a_command_is_told_without_its_secrets(command, told):
     "command",
     [
         "prog --use-auth-token --out {out}",
+        "prog --use_auth_token train.py --monkey banana",
         "prog --access-key {data} x",
         "prog --prompt_key  text --eos_token='</s>'",
         "python -c 'key = 1; sort(key=f)' \"{out}\"",

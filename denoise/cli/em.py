@@ -136,6 +136,7 @@ def em(
         from denoise.stages import stream as by_row_group
 
         if stream or engine == "ray" or by_row_group.suits(source, settings, init):
+            _check_no_model(model)
             _stream(source, out, scores, truth, init, show, engine, ray_address, options)
             return
     data = shared.load(source, map_, aspect, split, texts)
@@ -144,8 +145,7 @@ def em(
         idle = [name for name in given if given[name]] + _of_votes(settings)
         _labels(data, source, model, truth, threads, idle, show, out)
         return
-    if model != "auto":
-        refuse("--model means nothing to votes on pairs", found=model, fix="leave it out")
+    _check_no_model(model)
     frame, provenance = stage.join_scores(scores) if scores else (None, None)
     files = {"scores": scores or source, "votes": source, "pairs": source}
     with naming_files(**files, truth=truth or "truth", init=init or "init"):
@@ -169,6 +169,13 @@ def em(
     next_step(
         "denoise", "export", source, out, *words, *rows, "--format", "hf", "--out", "weighted"
     )
+
+
+def _check_no_model(model: str) -> None:
+    from denoise.errors import refuse
+
+    if model != "auto":
+        refuse("--model means nothing to votes on pairs", found=model, fix="leave it out")
 
 
 def _of_votes(settings: EMSettings) -> list[str]:

@@ -21,7 +21,6 @@ from denoise.crowd.result import CrowdFit, solved
 from denoise.dataset import Dataset
 from denoise.errors import raise_any, refuse
 from denoise.places import Place
-from denoise.plain import quote
 from denoise.stages.annotators import FEW_VOTES, annotators_table, by_name
 from denoise.stages.settings import EMSettings
 from denoise.stages.truth import known_answers, truth_hash
@@ -140,7 +139,7 @@ def em_labels(
     notes.append(f"{differ:,} of {len(items):,} items get another label than by majority vote")
     named = {f"prior_{name}" for name in classes}
     if odd := [n for n in rows.columns if n.startswith("prior_") and n not in named]:
-        notes.append(f"no class has the name of {', '.join(map(quote, odd))}: not used")
+        notes.append(f"not used, as no class is called so after 'prior_': {', '.join(odd)}")
     return LabelsResult(
         items=_items(items, classes, fit),
         annotators=_annotators(rows, annotators, whole, fit),

@@ -229,8 +229,7 @@ def _provenance(
     if reference:
         inputs["reference"] = reference.identity
     if settings.limit or settings.shard:  # which pairs these are goes by their order
-        ids = pairs.select(pl.col("pair_id").cast(pl.String))
-        inputs["order"] = tables.frame_hash(ids)
+        inputs["order"] = schema.digest(*pairs["pair_id"].cast(pl.String)).hex()
     return Provenance(
         "score",
         inputs,

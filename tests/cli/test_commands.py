@@ -276,8 +276,9 @@ def test_options_that_mean_nothing_are_refused_together(worked, tmp_path):
     said = denoise("em", "labels.csv", *words, cwd=tmp_path, status=2).stderr
     for name in ("--loss", "--no-pool", "--margin"):
         assert f"{name} means nothing to labels" in said
-    said = denoise("em", "data", "--model", "majority", cwd=folder, status=2).stderr
-    assert "--model means nothing to votes on pairs" in said
+    for way in ([], ["--stream"]):
+        said = denoise("em", "data", "--model", "majority", *way, cwd=folder, status=2).stderr
+        assert "--model means nothing to votes on pairs" in said
     words = ("--stream", "--aspect", "helpfulness", "--out", tmp_path / "refused")
     said = denoise("em", "data", *words, cwd=folder, status=2).stderr
     assert "--aspect is for `denoise import`, and --stream reads what that wrote" in said

@@ -145,6 +145,7 @@ def test_pairs_of_votes_laid_out_in_parts_say_the_same_in_less_memory(monkeypatc
     votes = answers(item, annotator, label, n_items, n_annotators, n_classes)
     confusion = rng.dirichlet(np.ones(n_classes), (n_annotators, n_classes))
     crowd_ = Crowd(votes, confusion, np.full(n_classes, 1 / n_classes))
+    copies(crowd_)  # compiles
     found, peak = {}, {}
     for at_once in (10**9, 1):  # a part has no fewer than there are votes, 1,500
         monkeypatch.setattr("denoise.quality.copies.AT_ONCE", at_once)

@@ -128,7 +128,10 @@ def test_a_column_that_only_begins_like_a_prior_is_none_and_is_told():
     labels, _, _ = planted(n_items=50)
     plain, named = (em_labels(data(t)) for t in (labels, labels.with_columns(prior_experience=3)))
     assert named.items.equals(plain.items)
-    assert named.notes == (*plain.notes, "no class has the name of 'prior_experience': not used")
+    assert named.notes == (
+        *plain.notes,
+        "not used, as no class is called so after 'prior_': prior_experience",
+    )
     sure = {f"prior_{c}": pl.lit(1 / 3) for c in CLASSES}
     both = em_labels(data(labels.with_columns(**sure, prior_experience=pl.lit("years"))))
     assert both.notes[-1] == named.notes[-1]

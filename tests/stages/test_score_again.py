@@ -13,7 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from small_pairs import make, planned
 
-from denoise.dataset import write_dataset
+from denoise.dataset import read_dataset, write_dataset
 from denoise.errors import InputError
 from denoise.scores import score_file
 from denoise.stages.em import join_scores
@@ -94,6 +94,9 @@ def test_some_of_the_pairs_in_another_order_are_other_pairs(policy_dir, tmp_path
     with pytest.raises(InputError, match=r"of another job than .*: other order"):
         join_scores(out)
     score_to_file(planned(data, policy_dir, shard=(1, 2)), score_file(out, (1, 2)))
+    write_dataset(data, tmp_path / "data")
+    again = read_dataset(tmp_path / "data")
+    score_to_file(planned(again, policy_dir, shard=(1, 2)), score_file(out, (1, 2)))
     joined, made = join_scores(out)
     assert set(joined["pair_id"]) == set(data.pairs["pair_id"])
     assert made.run_id == planned(data, policy_dir).provenance.run_id

@@ -50,6 +50,30 @@ def test_data_and_results_in_a_private_repository_of_the_hub(hub, tmp_path):
     assert "cannot be written" in said and "hf repos create" in said
 
 
+def test_what_others_put_on_the_hub_is_seen_at_once(hub, tmp_path):
+    """Its client would answer from what it listed before."""
+    hub.private = True
+    hub.files["run/log"] = b"mine"
+    program = (
+        "import sys\n"
+        "from denoise import places\n"
+        "where = [places.place(sys.argv[1]), places.place(sys.argv[1] + '/log')]\n"
+        "for _ in sys.stdin: print(*map(places.state, where), flush=True)\n"
+    )
+    env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path), "HF_TOKEN": TOKEN}
+    words = [sys.executable, "-c", program, f"hf://datasets/{REPO}/run"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env={**env, "HF_HUB_OFFLINE": "0"}, **pipes) as asked:
+        said = []
+        for content in (b"mine", b"mine", b"of others"):
+            hub.files["run/log"] = content
+            print(file=asked.stdin, flush=True)
+            said.append(asked.stdout.readline().split())
+        asked.stdin.close()
+    assert said[0] == said[1] and len(said[0]) == 2
+    assert not set(said[0]) & set(said[2])
+
+
 @pytest.fixture
 def google(monkeypatch):
     """The URL of a bucket, and the environment of who reaches it."""

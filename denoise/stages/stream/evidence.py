@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from denoise import dataset, parquet, places, schema, tables
+from denoise import dataset, parquet, schema, tables
 from denoise.errors import refuse
 from denoise.noise import Floats
 from denoise.places import Place
@@ -39,15 +39,15 @@ _UNREAD = (
 
 
 class Origin(NamedTuple):
-    """Data that are read by and by. made: what made them. states: of their files at the start."""
+    """Data that are read by and by. made: what made them. files: of each table at the start."""
 
     made: Future[Provenance]
-    states: Mapping[Place, str]
+    files: Mapping[Place, Mapping[Place, str]]
 
     def check(self) -> None:
         """Refuse data in whose place others were put since."""
-        for table, state in self.states.items():
-            if places.state(table) != state:
+        for table, files in self.files.items():
+            if parquet.versions(table) != files:
                 refuse("was replaced while it was read", file=table, fix="repeat this command")
 
 
@@ -55,7 +55,7 @@ class Origin(NamedTuple):
 def origin(directory: Place) -> Iterator[Origin]:
     """What made the data, as `read_dataset` has it; where files are to be hashed, meanwhile."""
     names = [dataset.PAIRS_FILE, dataset.VOTES_FILE]
-    states = {directory / name: places.state(directory / name) for name in names}
+    files = {directory / name: parquet.versions(directory / name) for name in names}
     if (directory / dataset.SKIPPED_FILE).exists() and tables.read_manifest(directory) is not None:
         names.append(dataset.SKIPPED_FILE)
     made = {directory / name: tables.read_provenance(directory / name) for name in names}
@@ -69,7 +69,7 @@ def origin(directory: Place) -> Iterator[Origin]:
         return Provenance("import", inputs=hashes)
 
     with ThreadPoolExecutor(1) as pool:
-        yield Origin(pool.submit(provenance), states)
+        yield Origin(pool.submit(provenance), files)
 
 
 class Margins(NamedTuple):
