@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from denoise import schema, tables
+from denoise.errors import refuse
 from denoise.parts import remove
 from denoise.rounds import rows as training
 from denoise.rounds.job import Job
@@ -48,6 +49,9 @@ def _score_fold(job: Job, number: int, fold: int, rows: Export) -> tuple[pl.Data
     directory = job.out / f"round-{number}"
     policy, file = directory / f"policy-{fold}", directory / f"scores-{fold}.parquet"
     seen = rows if job.settings.folds == 1 else training.outside_fold(rows, job.folds, fold)
+    if seen.frame.is_empty():
+        fix = "hold out fewer prompts, or give more --folds"
+        refuse(f"no row is left to train on without fold {fold + 1}", file=job.out, fix=fix)
     earlier = job.out / f"round-{number - 1}" / f"policy-{fold}"
     warm = job.settings.warm_start and number > 1
     start = training_of(job, number - 1, fold) if warm else job.identity
@@ -57,6 +61,12 @@ def _score_fold(job: Job, number: int, fold: int, rows: Export) -> tuple[pl.Data
     own = job.pairs.filter(pl.col("pair_id").cast(pl.String).is_in(its))
     made = tables.read_provenance(file) if file.exists() else None
     if made is None or made.inputs.get("training") != key:
+        if warm and not earlier.is_dir():
+            refuse(
+                f"the policy of round {number - 1}, where fold {fold + 1} starts, is gone",
+                file=job.out,
+                fix="give the same --holdout as before, or another --out",
+            )
         of = f"fold {fold + 1} of {job.settings.folds}"
         job.watcher.step(number, f"training without {of}")
         job.trainer.train(seen, str(earlier) if warm else job.model, policy, trained_on)

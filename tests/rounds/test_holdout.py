@@ -13,6 +13,7 @@ from small_pairs import make
 from denoise.dataset import Dataset
 from denoise.errors import InputError
 from denoise.rounds import run
+from denoise.rounds.folds import assign_folds
 from denoise.rounds.holdout import compare, compare_policies, trusted_sides
 from denoise.scores import write_scores
 
@@ -88,3 +89,28 @@ def test_killed_while_it_scores_the_held_out_pairs_a_run_can_go_on_with_more_rou
     assert found.held_out.n == 3
     assert found.held_out == run(labelled(), rounds=2, **given | {"out": tmp_path / "new"}).held_out
     assert not list(out.rglob("*.parts"))
+
+
+def of_fold(data, folds):
+    """The pairs of one fold, as trusted ones."""
+    fold = assign_folds(data.pairs, folds, 0).filter(fold=0)["pair_id"].implode()
+    pairs = data.pairs.filter(pl.col("pair_id").is_in(fold))
+    return Dataset(data.provenance, pairs=pairs, votes=data.votes.join(pairs, "pair_id", "semi"))
+
+
+def test_other_held_out_prompts_are_refused_where_a_training_can_no_longer_start(
+    policy_dir, tmp_path
+):
+    data = labelled()
+    given = {"model": str(policy_dir), "out": tmp_path / "run", "tolerance": 0.0, "rounds": 2}
+    given |= {"folds": 3, "train_command": COMMAND}
+    run(data, **given)
+    with pytest.raises(InputError, match="the policy of round 1, where fold 1 starts, is gone"):
+        run(data, holdout=of_fold(data, 3), **given)
+
+
+def test_held_out_prompts_that_leave_a_fold_without_rows_are_refused(policy_dir, tmp_path):
+    data = labelled()
+    given = {"model": str(policy_dir), "out": tmp_path / "run", "folds": 2}
+    with pytest.raises(InputError, match="no row is left to train on without fold 2"):
+        run(data, holdout=of_fold(data, 2), train_command=COMMAND, **given)
