@@ -354,12 +354,13 @@ def test_finished_work_is_continued_and_a_finished_file_is_left(reward_dir, tmp_
     (part,) = (tmp_path / "parts").glob("reward-*.parquet")
     kept = pl.read_parquet(part)
     assert len(kept) == len(CHAT)
-    marked = kept.with_columns(a=pl.when(pl.col("row") == 0).then(7.0).otherwise("a"))
-    marked.filter(pl.col("row") != 1).write_parquet(part)
+    first, second = planned.ids[:2]
+    marked = kept.with_columns(a=pl.when(pl.col("pair_id") == first).then(7.0).otherwise("a"))
+    marked.filter(pl.col("pair_id") != second).write_parquet(part)
     # What is kept is taken as it is, and what is missing is scored.
     result = run(planned, tmp_path / "parts").scores
     assert result["a_reward"][0] == 7.0
-    assert result["a_reward"][1] == pytest.approx(kept.filter(pl.col("row") == 1)["a"][0])
+    assert result["a_reward"][1] == pytest.approx(kept.filter(pair_id=second)["a"][0])
     path = tmp_path / "scores.parquet"
     assert score_to_file(planned, path) is not None
     assert score_to_file(planned, path) is None
