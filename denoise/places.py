@@ -192,7 +192,7 @@ def versions(where: Place) -> dict[Place, str]:
     """
     if is_remote(where) and where.is_dir():  # at the price of the listing alone
         listed = _listed(where).values()
-        return {_at(where, key): _digest(str(said)) for key, said in listed}
+        return {_at(where, key): fingerprint(str(said)) for key, said in listed}
     return {file: _version(file) for file in found_below(where).values()}
 
 
@@ -210,10 +210,11 @@ def state(where: Place) -> str:
     Raises:
         InputError: there is neither.
     """
-    return _digest("\n".join(f"{file}={version}" for file, version in versions(where).items()))
+    return fingerprint("\n".join(f"{file}={version}" for file, version in versions(where).items()))
 
 
-def _digest(text: str) -> str:
+def fingerprint(text: str) -> str:
+    """A text as 32 hex digits, for the name of a file or to be compared."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -7,7 +7,6 @@ which readers refuse, and says last that they are whole.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import tempfile
 import uuid
@@ -145,7 +144,7 @@ def kept_copy(where: Place) -> Path:
     """
     if not places.exists(where):
         refuse("there is no such file or directory", file=where, fix="check the address")
-    address = hashlib.sha256(str(where).encode()).hexdigest()[:16]
+    address = places.fingerprint(str(where))[:16]
     kept = places.cache() / "fetched" / f"{address}-{_state(where)}" / where.name
     if not kept.exists():
         fetch(where, kept)
@@ -166,7 +165,7 @@ def workshop(out: Place) -> Iterator[Path]:
     if isinstance(out, Path):
         yield out
         return
-    name = hashlib.sha256(str(out).encode()).hexdigest()[:32]
+    name = places.fingerprint(str(out))
     here = places.cache() / "work" / name / out.name
     with locked(here):
         origin, before = here.parent / "origin.json", None

@@ -68,11 +68,6 @@ def _stands_for(path: Place) -> list[Place]:
     return sorted((file for file in beside if name.fullmatch(file.name)), key=str) or [path]
 
 
-def check_scores_out(path: Place) -> None:
-    """Refuse to replace a file that `score` did not make."""
-    tables.check_table_out(path, "score")
-
-
 def write_scores(result: Scores, path: Place) -> None:
     """Write the scores, and the pairs that have none beside them, the scores last."""
     skipped = path.with_name(f"{path.stem}.skipped{path.suffix}")

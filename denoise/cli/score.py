@@ -106,10 +106,11 @@ def score(
     texts: shared.Texts = None,
 ) -> None:
     """Score both responses of each pair with policy and reference, or with a reward model."""
+    from denoise import tables
     from denoise.cli.console import next_step, say
     from denoise.cluster import connected
     from denoise.errors import naming_files
-    from denoise.scores import check_scores_out, score_file
+    from denoise.scores import score_file
     from denoise.stages import score as stage
 
     settings = stage.ScoreSettings(
@@ -136,7 +137,7 @@ def score(
     )
     path = score_file(out, settings.shard)
     shared.claim(path)
-    check_scores_out(path)
+    tables.check_table_out(path, "score")
     data = shared.load(source, map_, aspect, split, texts)
     with connected(settings.cluster):
         with naming_files(pairs=source):

@@ -21,7 +21,7 @@ from denoise.places import Place
 from denoise.plain import without_credentials
 from denoise.progress import scoring_progress, waiting
 from denoise.scorers.settings import ScoreSettings
-from denoise.scores import SKIPPED_SCHEMA, Scores, check_scores_out, write_scores
+from denoise.scores import SKIPPED_SCHEMA, Scores, write_scores
 from denoise.tables import Provenance
 from denoise.tokenise import Skip, TokenPair, is_wrapped, tokenise
 
@@ -376,7 +376,7 @@ def score_to_file(
 def _to_file(
     planned: Plan, path: Place, announce: Callable[[str], None], progress: bool
 ) -> Scores | None:
-    check_scores_out(path)
+    tables.check_table_out(path, "score")
     work = unfinished_work(path)
     made = tables.read_provenance(path) if path.exists() else None
     result = None

@@ -14,7 +14,7 @@ from denoise.dataset import Dataset
 from denoise.errors import InputError, RunError
 from denoise.schema import pairs_hash
 from denoise.scorers.settings import ScoreSettings
-from denoise.scores import Scores, check_scores_out, score_file, write_scores
+from denoise.scores import Scores, score_file, write_scores
 from denoise.stages.score import plan, run, score, score_to_file
 from denoise.tables import Provenance
 
@@ -237,7 +237,7 @@ def test_a_file_of_the_users_own_is_not_replaced(tmp_path):
     path = tmp_path / "scores.parquet"
     pl.DataFrame({"x": [1]}).write_parquet(path)
     with pytest.raises(InputError, match="is no whole table that `denoise score` made"):
-        check_scores_out(path)
+        tables.check_table_out(path, "score")
 
 
 def test_skipped_pairs_are_written_beside_the_scores(policy_dir, tmp_path):
